@@ -1,0 +1,233 @@
+"""Everything that can be set, as frozen dataclasses: one per room, values only.
+
+The defaults are the paper's system: the dual-level model of PAPER (Wang et al., ICASSP 2020) and its training.
+"""
+
+import dataclasses
+import json
+import runpy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+from cattrs import transform_error
+
+from dslstm_jax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """The synthetic corpus: source-filter voices made in numpy, the same on every machine."""
+
+    speakers: int = 15
+    """Number of voices."""
+    utterances_per_emotion: int = 5
+    """Utterances of each voice in each of the four emotions."""
+    overlap: float = 0.3
+    """0: the emotions are far apart; 1: the same distribution for all four, so that nothing can be learned."""
+    seed: int = 0
+    """Draws the voices and the utterances."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Which recordings to learn from."""
+
+    name: str = "synthetic"
+    """emodb, ravdess, iemocap, manifest or synthetic."""
+    root: str | None = None
+    """Folder of the corpus. For a manifest: where its relative paths start (default: the manifest's folder).
+    For synthetic: where the recordings are kept (default: the user's cache folder)."""
+    manifest: str | None = None
+    """CSV or TSV file with a header row, for the corpus `manifest`."""
+    path_column: str = "path"
+    label_column: str = "label"
+    speaker_column: str = "speaker"
+    """Read if the manifest has it."""
+    session_column: str = "session"
+    """Read if the manifest has it."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Who is in training, validation and test."""
+
+    protocol: str = "speaker5"
+    """speakerK: K folds that share no speaker; speaker: leave one speaker out; session: leave one session out;
+    randomK: K folds of utterances, speakers shared."""
+    fold: int = 0
+    """Which fold is the test set; the next one is the validation set."""
+    seed: int = 0
+    """Deals speakers or utterances to the folds."""
+
+
+@dataclass(frozen=True)
+class MfccConfig:
+    """HTK's MFCC_E_D_A: cepstra 1..n and log energy, their deltas and accelerations."""
+
+    frame_length: int = 400
+    """Samples in a frame (25 ms at 16 kHz)."""
+    hop_length: int = 160
+    """Samples between frames (10 ms at 16 kHz)."""
+    n_fft: int = 512
+    mel_bands: int = 26
+    cepstra: int = 12
+    lifter: int = 22
+    preemphasis: float = 0.97
+    delta_window: int = 2
+    """Frames on each side of the regression that makes the deltas."""
+
+
+@dataclass(frozen=True)
+class SpectrogramConfig:
+    """One mel-spectrogram in decibels, stretched to a fixed number of frames."""
+
+    n_fft: int
+    """Samples in the analysis window."""
+    hop_length: int
+    """Samples between frames."""
+    mel_bands: int
+    frames: int
+    """Frames after stretching in time by nearest neighbor."""
+
+
+SPECTROGRAM_256 = SpectrogramConfig(n_fft=256, hop_length=128, mel_bands=64, frames=460)
+SPECTROGRAM_512 = SpectrogramConfig(n_fft=512, hop_length=256, mel_bands=128, frames=230)
+SPECTROGRAM_1024 = SpectrogramConfig(n_fft=1024, hop_length=512, mel_bands=256, frames=120)
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """What is computed from the waveform."""
+
+    sample_rate: int = 16_000
+    """Hertz; recordings at other rates are resampled to it."""
+    mfcc: MfccConfig = MfccConfig()
+    spectrograms: tuple[SpectrogramConfig, ...] = (SPECTROGRAM_512, SPECTROGRAM_1024)
+    """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The recognizer: a branch over the spectrograms, a branch over the MFCC, and their average."""
+
+    spectrogram_branch: Literal["ds_lstm", "lstm", "none"] = "ds_lstm"
+    """ds_lstm: both spectrograms' CNNs into one DS-LSTM; lstm: one CNN and one LSTM per spectrogram."""
+    mfcc_branch: bool = True
+    """The plain LSTM over the MFCC."""
+    channels: tuple[int, ...] = (64, 16)
+    """Channels of the CNN's convolutions."""
+    kernels: tuple[tuple[int, int], ...] = ((4, 2), (2, 4))
+    """Kernel (frequency, time) of each spectrogram's CNN, in the order of features.spectrograms."""
+    hidden: int = 200
+    """Hidden size of the recurrence over the spectrograms."""
+    mfcc_hidden: int = 200
+    """Hidden size of the LSTM over the MFCC."""
+    layers: int = 2
+    """Layers of each recurrence."""
+    spectrogram_weight: float = 0.5
+    """p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Adam with a learning rate that is halved at given epochs."""
+
+    epochs: int = 50
+    batch_size: int = 128
+    """Utterances in a training step."""
+    evaluation_batch_size: int = 32
+    """Utterances at once when evaluating; changes speed and memory, never a figure."""
+    learning_rate: float = 1e-3
+    halve_after: tuple[int, ...] = (10, 20, 30)
+    """Epochs after which the learning rate is halved."""
+    seed: int = 0
+    """Draws the initial weights and the order of the utterances."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    split: SplitConfig = SplitConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+def _validate(config: Config) -> None:
+    """Refuses values that no code below could make sense of, naming the flag."""
+    for room in ("training", "model"):
+        for name, value in dataclasses.asdict(getattr(config, room)).items():
+            if isinstance(value, int) and not isinstance(value, bool) and name != "seed" and value < 1:
+                raise ConfigError(f"{room}.{name} is {value}; it must be at least 1")
+    if not 0.0 < config.training.learning_rate:
+        raise ConfigError(f"training.learning_rate is {config.training.learning_rate}; it must be positive")
+    if not 0.0 <= config.model.spectrogram_weight <= 1.0:
+        raise ConfigError(f"model.spectrogram_weight is {config.model.spectrogram_weight}; it must be in [0, 1]")
+    if not 0.0 <= config.corpus.synthetic.overlap <= 1.0:
+        raise ConfigError(f"corpus.synthetic.overlap is {config.corpus.synthetic.overlap}; it must be in [0, 1]")
+    if config.model.spectrogram_branch == "none":
+        if not config.model.mfcc_branch:
+            raise ConfigError("model: both branches are off; turn model.mfcc_branch or model.spectrogram_branch on")
+        return
+    spectrograms, kernels = len(config.features.spectrograms), len(config.model.kernels)
+    if spectrograms != kernels:
+        raise ConfigError(
+            f"model.kernels names {kernels} kernels for {spectrograms} features.spectrograms; give one for each"
+        )
+    if config.model.spectrogram_branch == "ds_lstm" and spectrograms != 2:
+        raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {spectrograms}")
+
+
+def load_config(location: str) -> Config:
+    """Runs a config file and returns the Config it defines.
+
+    Args:
+      location: `FILE.py`, whose `config` is taken, or `FILE.py:NAME` for one of several.
+
+    Raises:
+      ConfigError: no such file, the file does not run, or the name is not a Config in it.
+    """
+    file, _, name = location.partition(":")
+    if not Path(file).is_file():
+        raise ConfigError(f"config {file}: no such file")
+    try:
+        values = runpy.run_path(file)
+    except ConfigError as error:
+        raise ConfigError(f"config {file}: {error}") from error
+    except Exception as error:  # a user's file can fail in any way
+        raise ConfigError(f"config {file} does not run: {type(error).__name__}: {error}") from error
+    configs = {key: value for key, value in values.items() if isinstance(value, Config)}
+    wanted = name or "config"
+    if wanted not in configs:
+        names = ", ".join(f"{file}:{key}" for key in configs) or "none"
+        raise ConfigError(f"config {file} has no {wanted!r}; it defines: {names}")
+    return configs[wanted]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as nested dictionaries and lists, ready for JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(values: Mapping[str, Any], source: str = "config") -> Config:
+    """The inverse of `to_dict`; fields left out take their defaults.
+
+    Raises:
+      ConfigError: an unknown field, or a value of the wrong type; the message names it and `source`.
+    """
+    try:
+        return cattrs.Converter(forbid_extra_keys=True).structure(values, Config)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    except Exception as error:  # cattrs raises groups of many kinds
+        raise ConfigError(f"{source}: {'; '.join(transform_error(error, path='config'))}") from error

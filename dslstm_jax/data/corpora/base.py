@@ -1,0 +1,60 @@
+"""What every corpus gives: a tuple of utterances and the order of its labels."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from dslstm_jax.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording and what is known about it; the sound stays on disk until it is needed."""
+
+    path: str
+    label: str
+    speaker: str | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances in a fixed order (sorted by path), and the labels in the order of the classes."""
+
+    name: str
+    labels: tuple[str, ...]
+    utterances: tuple[Utterance, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Number of utterances per label, in class order."""
+        found = Counter(utterance.label for utterance in self.utterances)
+        return {label: found[label] for label in self.labels}
+
+
+def corpus_root(name: str, root: str | None) -> Path:
+    """The corpus folder as a path.
+
+    Raises:
+      CorpusError: no folder was named, or it does not exist.
+    """
+    if root is None:
+        raise CorpusError(f"corpus {name!r} needs its folder: give --corpus.root DIR")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise CorpusError(f"--corpus.root {root}: no such folder")
+    return path
+
+
+def make_corpus(name: str, label_order: tuple[str, ...], utterances: list[Utterance], hint: str) -> Corpus:
+    """Sorts the utterances by path and keeps the labels that occur, in `label_order`.
+
+    Raises:
+      CorpusError: nothing was found (`hint` says what was looked for and where), or only one label.
+    """
+    if not utterances:
+        raise CorpusError(f"corpus {name!r}: no utterance found; {hint}")
+    present = {utterance.label for utterance in utterances}
+    labels = tuple(label for label in label_order if label in present)
+    if len(labels) < 2:
+        raise CorpusError(f"corpus {name!r}: every utterance is {labels[0]!r}; at least two labels are needed")
+    return Corpus(name, labels, tuple(sorted(utterances, key=lambda utterance: utterance.path)))

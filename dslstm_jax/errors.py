@@ -1,0 +1,21 @@
+"""The errors a user can cause and mend; the command line prints each as one line, without a traceback."""
+
+
+class DslstmError(Exception):
+    """Any mistake in what we were given. The message names the file or field and the mend."""
+
+
+class ConfigError(DslstmError):
+    """A config file, field or flag that does not make sense."""
+
+
+class CorpusError(DslstmError):
+    """A corpus, manifest or split that cannot be used as asked."""
+
+
+class AudioError(DslstmError):
+    """Sound that cannot be decoded or is not usable: one file or one array."""
+
+
+class RunError(DslstmError):
+    """A run folder or checkpoint that is missing, incomplete or does not fit."""
