@@ -168,7 +168,7 @@ def _validate(config: Config) -> None:
         for name, value in dataclasses.asdict(getattr(config, room)).items():
             if isinstance(value, int) and not isinstance(value, bool) and name != "seed" and value < 1:
                 raise ConfigError(f"{room}.{name} is {value}; it must be at least 1")
-    if not 0.0 < config.training.learning_rate:
+    if not config.training.learning_rate > 0:
         raise ConfigError(f"training.learning_rate is {config.training.learning_rate}; it must be positive")
     if not 0.0 <= config.model.spectrogram_weight <= 1.0:
         raise ConfigError(f"model.spectrogram_weight is {config.model.spectrogram_weight}; it must be in [0, 1]")

@@ -1,0 +1,1 @@
+"""Learning: the step, the loop around it, and what a run leaves on disk."""

@@ -1,6 +1,7 @@
 """What every corpus gives: a tuple of utterances and the order of its labels."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,3 +59,9 @@ def make_corpus(name: str, label_order: tuple[str, ...], utterances: list[Uttera
     if len(labels) < 2:
         raise CorpusError(f"corpus {name!r}: every utterance is {labels[0]!r}; at least two labels are needed")
     return Corpus(name, labels, tuple(sorted(utterances, key=lambda utterance: utterance.path)))
+
+
+def first_three(names: Sequence[str]) -> str:
+    """`a, b, c and 2 more`, so that an error over many files stays one readable line."""
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

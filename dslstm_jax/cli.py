@@ -1,0 +1,272 @@
+"""dslstm: parse, call one function, print.
+
+Exit codes: 0 all done; 1 some inputs failed, the others are done, each failure named on stderr; 2 nothing could be
+done (usage, config, missing model).
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dslstm_jax.config import Config, load_config
+from dslstm_jax.errors import AudioError, CorpusError, DslstmError
+from dslstm_jax.files import to_json
+
+if TYPE_CHECKING:
+    from dslstm_jax.data.corpora import Corpus
+    from dslstm_jax.data.folds import Split
+    from dslstm_jax.evaluation.evaluate import Evaluation
+    from dslstm_jax.training.run import Run
+
+SAMPLES_PER_STEP = 0.5
+"""Seconds; waveforms are padded to a whole number of these."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a recognizer, choose the epoch on validation speakers, report on test speakers.
+
+    Every value of the config can be overridden by a flag.
+    """
+
+    config_file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG.py")]
+    """Config file: FILE.py, or FILE.py:NAME for one of several in it."""
+    workdir: Path
+    """Run folder: config, split, metrics, checkpoints and report go there."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run folder."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run a trained recognizer over one side of its split."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which side."""
+    json: bool = False
+    """Print one JSON object instead of the table."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Recognize the emotion in sound files."""
+
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH")]
+    """Sound files, and folders that are searched for them."""
+    model: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Run folder of a trained recognizer."""
+    format: Literal["table", "json", "csv"] = "table"
+    """json: one object a line."""
+
+
+@dataclass(frozen=True)
+class ImportTorch:
+    """Turn a state dict of the authors' PyTorch code into a run folder that predicts."""
+
+    state_dict: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STATE_DICT.pt")]
+    """File made by torch.save(model.state_dict(), FILE)."""
+    config_file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG.py")]
+    """Config file: what the tensors do not show (sample rate, frame sizes)."""
+    workdir: Path
+    """Run folder to be made."""
+    labels: tuple[str, ...] = ("happy", "neutral", "angry", "sad")
+    """The classes in the order of the logits."""
+
+
+def _load_data(config: Config) -> "tuple[Corpus, Split, int]":
+    """The corpus, its split, and the padded length of its recordings in samples.
+
+    Raises:
+      CorpusError: a recording cannot be used; each one is named on stderr.
+    """
+    from dslstm_jax.data.corpora import load_corpus
+    from dslstm_jax.data.folds import choose_fold, make_folds
+    from dslstm_jax.data.pipeline import measure
+
+    corpus = load_corpus(config.corpus)
+    split = choose_fold(make_folds(corpus.utterances, config.split.protocol, config.split.seed), config.split.fold)
+    rate = config.features.sample_rate
+    lengths, errors = measure(corpus.utterances, rate)
+    for error in errors:
+        print(error, file=sys.stderr)
+    if errors:
+        raise CorpusError(f"{len(errors)} of {len(corpus.utterances)} recordings cannot be used; mend or remove them")
+    unit = int(rate * SAMPLES_PER_STEP)
+    return corpus, split, -(-max(lengths) // unit) * unit
+
+
+def _print_evaluation(run: "Run", result: "Evaluation") -> None:
+    from dslstm_jax.evaluation.report import format_confusion
+
+    print(format_confusion(result.confusion, result.labels))
+    if result.split == "test":
+        print(f"report: {run.report / 'report.md'}")
+    print(f"{result.split} WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
+
+
+def train(arguments: Train) -> int:
+    """dslstm train"""
+    from rich.console import Console
+
+    from dslstm_jax.data.folds import describe
+    from dslstm_jax.evaluation.evaluate import evaluate
+    from dslstm_jax.training.loop import fit
+    from dslstm_jax.training.run import check_resumable, create_run, open_run
+
+    config, console = arguments.config, Console()
+    corpus, split, length = _load_data(config)
+    folds = describe(corpus.utterances, split)
+    if arguments.resume and arguments.workdir.exists():
+        run = open_run(arguments.workdir)
+        check_resumable(run, config, corpus.labels, folds)
+    else:
+        run = create_run(arguments.workdir, config, corpus.labels, folds)
+    for side, part in folds.items():
+        speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
+        console.print(f"{side}: {len(part['utterances'])} utterances{speakers}", highlight=False, soft_wrap=True)
+    fit(run, corpus, split, length=length, console=console)
+    result = evaluate(run, corpus, split, "test", length=length)
+    print(f"run folder: {run.path}")
+    print(f"try: dslstm predict --model {run.path} {corpus.utterances[split.test[0]].path}")
+    _print_evaluation(run, result)
+    return 0
+
+
+def evaluate_run(arguments: Evaluate) -> int:
+    """dslstm evaluate"""
+    from dslstm_jax.data.folds import describe
+    from dslstm_jax.evaluation.evaluate import evaluate
+    from dslstm_jax.training.run import check_resumable, open_run
+
+    run = open_run(arguments.run)
+    corpus, split, length = _load_data(run.config)
+    check_resumable(run, run.config, corpus.labels, describe(corpus.utterances, split))
+    result = evaluate(run, corpus, split, arguments.split, length=length)
+    if arguments.json:
+        print(to_json(result.to_dict()))
+    else:
+        _print_evaluation(run, result)
+    return 0
+
+
+def predict_files(arguments: Predict) -> int:
+    """dslstm predict"""
+    from dslstm_jax.data.audio import find_audio
+    from dslstm_jax.serving.formats import FORMATS
+    from dslstm_jax.serving.predictor import load
+
+    predictor = load(arguments.model)
+    found: list[tuple[Path, AudioError | None]] = []
+    for path in arguments.paths:
+        try:
+            found += [(file, None) for file in find_audio(path)]
+        except AudioError as error:
+            found.append((path, error))
+    answers = predictor.files(path for path, error in found if error is None)
+    writer = FORMATS[arguments.format](sys.stdout, predictor.labels, [str(path) for path, _ in found])
+    failures = 0
+    for path, missing in found:
+        answer = missing or next(answers)
+        if isinstance(answer, AudioError):
+            failures += 1
+            print(f"dslstm predict: {answer}", file=sys.stderr)
+        writer.write(str(path), answer)
+    return 1 if failures else 0
+
+
+def import_torch(arguments: ImportTorch) -> int:
+    """dslstm import-torch"""
+    from dslstm_jax.interop.torch import import_run, read_state_dict
+
+    config = load_config(arguments.config_file)
+    run = import_run(read_state_dict(arguments.state_dict), config, arguments.labels, arguments.workdir)
+    print(f"run folder: {run.path}")
+    print(f"try: dslstm predict --model {run.path} FILE.wav")
+    return 0
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "train": (Train, train),
+    "evaluate": (Evaluate, evaluate_run),
+    "predict": (Predict, predict_files),
+    "import-torch": (ImportTorch, import_torch),
+}
+
+
+def _usage() -> str:
+    lines = ["usage: dslstm COMMAND ...", "", "commands:"]
+    for name, (arguments, _) in COMMANDS.items():
+        lines.append(f"  {name:14}{(arguments.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "dslstm COMMAND --help says more."])
+
+
+def _parse(command: str, argv: Sequence[str]) -> Any:
+    """The command's dataclass filled from the flags; a mistake becomes one line and exit code 2."""
+    arguments: Any = COMMANDS[command][0]
+    default: Any = tyro.MISSING_NONPROP
+    if arguments is Train and argv and not argv[0].startswith("-"):
+        default = Train(tyro.MISSING, tyro.MISSING, config=load_config(argv[0]))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                arguments,
+                prog=f"dslstm {command}",
+                args=list(argv),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            print(_one_line(command, said.getvalue()), file=sys.stderr)
+        raise
+
+
+def _one_line(command: str, box: str) -> str:
+    """tyro's boxed message as one line: what is wrong, and the nearest flag if it names one."""
+    text = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    rules = [index for index, line in enumerate(text) if not line] or [len(text)]
+    message = " ".join(text[: rules[0]])
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(text))
+    hint = f"; did you mean {near[1]}?" if near else ""
+    return f"dslstm {command}: {message}{hint} (dslstm {command} --help lists all)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from dslstm_jax import __version__
+
+        print(__version__)
+        return 0
+    command = argv[0]
+    if command not in COMMANDS:
+        print(f"dslstm: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command][1](_parse(command, argv[1:]))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except DslstmError as error:
+        if os.environ.get("DSLSTM_DEBUG"):
+            traceback.print_exc()
+        print(f"dslstm {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dslstm {command}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,191 @@
+"""Any sound file or array to mono float32 samples at the asked rate, or one clear error."""
+
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+from jaxtyping import Float, Float32
+
+from dslstm_jax.errors import AudioError
+
+AUDIO_SUFFIXES = frozenset(
+    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".w64"}
+)
+"""Names that a walk through a folder takes for sound, in lower case: what soundfile reads by itself."""
+
+_RATE_RANGE = (1_000.0, 1_000_000.0)
+"""Hertz; a rate outside is a slip (kilohertz, a sample count), not a recording."""
+_LARGEST_PEAK = 32.0
+"""Float samples beyond this many times full scale (30 dB) were never scaled to [-1, 1]."""
+_MOST_CHANNELS = 32
+"""An array with more is taken for a mistake in its layout."""
+# Writers that cannot seek back leave a size near 2^31 or 2^32 in the header, and careless ones count the header
+# itself in; neither means that sound is missing.
+_STREAMED_BYTES, _SLACK_BYTES = 0x7FFF0000, 1024
+
+
+def read_audio(path: str | Path, sample_rate: int) -> Float32[np.ndarray, " N"]:
+    """One sound file as mono samples in [-1, 1] (mean of the channels) at `sample_rate` (hertz).
+
+    A 16-bit mono file at `sample_rate` comes back exactly as int16 / 32768; see `prepare_samples` for the rest.
+
+    Raises:
+      AudioError: `PATH: REASON` in one line, whatever is wrong: missing, unreadable, not sound, truncated, no
+        samples, NaN or infinite samples.
+    """
+    try:
+        samples, file_rate = _decode(Path(path))
+        return _to_mono_at_rate(samples, file_rate, sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
+
+
+def prepare_samples(samples: npt.ArrayLike, sample_rate: float, target_rate: int) -> Float32[np.ndarray, " N"]:
+    """An array of samples as mono float32 in [-1, 1] at `target_rate`, resampled with soxr HQ if the rates differ.
+
+    Args:
+      samples: [N] or [N, channels]; floats with full scale 1 (what exceeds it is clipped, as in a 16-bit file), or
+        int8, int16, int32 and uint8 (zero at 128), which are divided by their full range as soundfile does.
+      sample_rate: of `samples`, in hertz.
+      target_rate: of the result, in hertz.
+
+    Raises:
+      AudioError: no samples; another shape or type; [channels, N]; NaN or infinite samples; floats that were never
+        scaled; a rate that no recording has.
+    """
+    try:
+        array = np.asarray(samples)
+    except Exception as error:  # the object passed decides what its conversion raises
+        raise AudioError(f"samples are not an array ({_one_line(error)})") from error
+    if array.ndim not in (1, 2):
+        raise AudioError(f"samples have shape {array.shape}; give [N] or [N, channels]")
+    if array.ndim == 2 and array.size and array.shape[1] > min(_MOST_CHANNELS, array.shape[0]):
+        count, channels = array.shape
+        raise AudioError(
+            f"samples of shape {array.shape} are {channels} channels of {count} samples; give [N, channels], "
+            "not [channels, N] or a batch"
+        )
+    return _to_mono_at_rate(_integers_to_float(array), sample_rate, target_rate)
+
+
+def find_audio(path: str | Path) -> list[Path]:
+    """The sound files in a folder and its subfolders (AUDIO_SUFFIXES, nothing hidden), sorted; a file is itself.
+
+    Raises:
+      AudioError: `PATH: REASON`: there is no such path, or no sound file in the folder.
+    """
+    folder = Path(path)
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            return [folder]
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path}: {_reason(error)}") from error
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in AUDIO_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
+    if not found:
+        raise AudioError(f"{path}: no sound file in this folder (looked for {', '.join(sorted(AUDIO_SUFFIXES))})")
+    return found
+
+
+def _decode(path: Path) -> tuple[Float32[np.ndarray, "N channels"], int]:
+    """All samples of a file and its rate; AudioError without the path."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError("a folder, not a sound file")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            raise AudioError("not a regular file; sound cannot be read from a pipe or device")
+        if status.st_size == 0:
+            raise AudioError("the file is empty (0 bytes)")
+        path.open("rb").close()  # says why a file cannot be opened; soundfile does not
+    except (OSError, ValueError) as error:
+        raise AudioError(_reason(error)) from error
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:  # TypeError: headerless, by suffix .raw
+        reason = _reason(error)
+        if "not a regular file" in reason:  # what libsndfile says where its MP3 decoder finds nothing
+            reason = "no MPEG frame"
+        raise AudioError(f"not a sound file soundfile can read ({reason}); convert it to WAV or FLAC") from error
+    with file:
+        try:
+            samples = file.read(dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"damaged or truncated ({_reason(error)})") from error
+        except MemoryError as error:
+            raise AudioError(f"{file.frames} samples do not fit in memory") from error
+        if len(samples) < file.frames:
+            raise AudioError(f"truncated: {len(samples)} of its {file.frames} samples are there")
+        _check_complete(file.extra_info)
+        return samples, file.samplerate
+
+
+def _check_complete(log: str) -> None:
+    """Finds WAV, AIFF, AU and Ogg files cut short: libsndfile reads what is there and only logs it."""
+    if "Junk after the last page" in log:
+        raise AudioError("truncated: its last Ogg page is incomplete")
+    found = re.search(r"^\s*(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if found:
+        promised, present = map(int, found.groups())
+        if promised < _STREAMED_BYTES and promised - present > _SLACK_BYTES:
+            raise AudioError(f"truncated: {present} of its {promised} bytes of sound are there")
+
+
+def _integers_to_float(samples: np.ndarray) -> Float[np.ndarray, "..."]:
+    """Integers divided by their full range, as soundfile does; floats as they are."""
+    if samples.dtype.kind == "f":
+        return samples
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i" and samples.dtype.itemsize <= 4:
+        return samples.astype(np.float32) / 2 ** (8 * samples.dtype.itemsize - 1)
+    raise AudioError(f"samples of type {samples.dtype}; give floats in [-1, 1], int8, int16, int32 or uint8")
+
+
+def _to_mono_at_rate(
+    samples: Float[np.ndarray, "N *channels"], sample_rate: float, target_rate: float
+) -> Float32[np.ndarray, " N"]:
+    """Checks the values and rates, averages the channels and resamples."""
+    _check_rate("sample rate", sample_rate)
+    _check_rate("target rate", target_rate)
+    if samples.size == 0:
+        raise AudioError("no samples")
+    peak = max(samples.max(), -samples.min())  # NaN passes through both
+    if not np.isfinite(peak):
+        raise AudioError("NaN or infinite samples")
+    if peak > _LARGEST_PEAK:
+        raise AudioError(
+            f"float samples reach {peak:.6g} where full scale is 1; scale them (16-bit values: divide by 32768)"
+        )
+    mono = samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples.astype(np.float32)
+    if sample_rate != target_rate:
+        mono = soxr.resample(mono, float(sample_rate), float(target_rate), quality="HQ")
+        if mono.size == 0:
+            raise AudioError(f"{len(samples)} samples at {sample_rate} Hz are less than one at {target_rate} Hz")
+    return np.clip(mono, -1.0, 1.0)
+
+
+def _check_rate(name: str, rate: object) -> None:
+    low, high = _RATE_RANGE
+    if not isinstance(rate, int | float | np.integer | np.floating) or not low <= rate <= high:  # nor NaN
+        raise AudioError(f"{name} {rate!r}; give it in hertz, from {low:g} to {high:.0f}")
+
+
+def _reason(error: Exception) -> str:
+    """A library's message without the path, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return _one_line(getattr(error, "error_string", error)).rstrip(".")
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,255 @@
+"""Who is in training, validation and test: pure functions of (utterances, protocol, seed).
+
+Which utterances end up together depends on the set of utterances and the seed, never on the order they come in.
+"""
+
+import difflib
+import math
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dslstm_jax.data.corpora.base import Utterance
+from dslstm_jax.errors import CorpusError
+
+SIDES: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sorted indices into the utterances of a corpus."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> list[Split]:
+    """Divides the utterances into groups; in fold k group k is the test, group k + 1 validation, the rest train.
+
+    Args:
+      utterances: of one corpus.
+      protocol: `speakerK`, K groups that share no speaker, alike in their counts per label; `speaker` and `session`,
+        one group for each, in the order of their names; `randomK`, K groups of utterances with speakers shared,
+        stratified by label.
+      seed: deals speakers or utterances to the groups; plays no part in `speaker` and `session`.
+
+    Returns:
+      One Split per group. Every label is in the training part of each; but for randomK no speaker is on two sides.
+
+    Raises:
+      CorpusError: an unknown protocol, or a corpus that cannot be split so; the message says what to do instead.
+    """
+    kind, folds = _parse(protocol)
+    _check_listing(utterances)
+    if kind == "random":
+        _check_counts(utterances, protocol, least=folds)
+        groups = _deal_utterances(utterances, folds, seed)
+    else:
+        members = _members(utterances, kind)
+        _check_groups(members, kind, protocol, folds)
+        _check_counts(utterances, protocol, least=2)
+        groups = _deal_speakers(utterances, members, folds, seed) if folds else _in_name_order(members)
+    splits = [_split(groups, test) for test in range(len(groups))]
+    if kind != "random":
+        for number, split in enumerate(splits):
+            check_disjoint(utterances, split)
+            _check_training_labels(utterances, split, kind, f"fold {number} of {protocol}", seeded=folds > 0)
+    return splits
+
+
+def check_disjoint(utterances: Sequence[Utterance], split: Split) -> None:
+    """Makes sure that no speaker is on two sides of the split; utterances of unknown speaker are not compared.
+
+    Raises:
+      CorpusError: naming the first such speaker and the two sides.
+    """
+    side_of: dict[str, str] = {}
+    for side in SIDES:
+        for index in getattr(split, side):
+            speaker = utterances[index].speaker
+            if speaker and side_of.setdefault(speaker, side) != side:
+                raise CorpusError(
+                    f"speaker {speaker!r} is in both {side_of[speaker]} and {side}; "
+                    "a split by speakers (--split.protocol speaker5) keeps them apart"
+                )
+
+
+def choose_fold(folds: Sequence[Split], fold: int) -> Split:
+    """The fold that was asked for, counted from 0.
+
+    Raises:
+      CorpusError: there is no such fold.
+    """
+    if not 0 <= fold < len(folds):
+        raise CorpusError(f"--split.fold {fold}: there are {len(folds)} folds, 0 to {len(folds) - 1}")
+    return folds[fold]
+
+
+def describe(utterances: Sequence[Utterance], split: Split) -> dict[str, Any]:
+    """Who is where, ready for JSON: `{"train": {"speakers": [...], "counts": {label: n}, "utterances": [path, ...]},
+    "validation": ..., "test": ...}`. Every label of the corpus has its count on every side; unknown speakers are
+    left out."""
+    labels = sorted({utterance.label for utterance in utterances})
+
+    def side(indices: Iterable[int]) -> dict[str, Any]:
+        chosen = [utterances[index] for index in indices]
+        counts = Counter(utterance.label for utterance in chosen)
+        return {
+            "speakers": sorted({utterance.speaker for utterance in chosen if utterance.speaker}),
+            "counts": {label: counts[label] for label in labels},
+            "utterances": [utterance.path for utterance in chosen],
+        }
+
+    return {name: side(getattr(split, name)) for name in SIDES}
+
+
+def _parse(protocol: str) -> tuple[str, int]:
+    """("speaker5") -> ("speaker", 5); the number is 0 for leaving one speaker or session out."""
+    if protocol in ("speaker", "session"):
+        return protocol, 0
+    parts = re.fullmatch(r"(speaker|random)([0-9]{1,9})", protocol)
+    if not parts:
+        number = re.search(r"[0-9]+$", protocol)
+        known = [f"{kind}{number[0] if number else 5}" for kind in ("speaker", "random")] + ["speaker", "session"]
+        near = difflib.get_close_matches(protocol, known, n=1)
+        raise CorpusError(
+            f"--split.protocol {protocol}: unknown{f'; did you mean {near[0]}?' if near else ';'} "
+            "There are speakerK (such as speaker5), speaker, session and randomK (such as random5)"
+        )
+    if int(parts[2]) < 3:
+        raise CorpusError(
+            f"--split.protocol {protocol}: at least three folds are needed, for test, validation and training; "
+            f"use {parts[1]}3 or more"
+        )
+    return parts[1], int(parts[2])
+
+
+def _check_listing(utterances: Sequence[Utterance]) -> None:
+    if not utterances:
+        raise CorpusError("the corpus has no utterances to split")
+    path, times = Counter(utterance.path for utterance in utterances).most_common(1)[0]
+    if times > 1:  # else a recording could be trained on and tested on
+        raise CorpusError(f"{path} is listed {times} times; list each recording once")
+
+
+def _check_counts(utterances: Sequence[Utterance], protocol: str, least: int) -> None:
+    """Names the rarest label if it has fewer than `least` utterances."""
+    counts = Counter(utterance.label for utterance in utterances)
+    label, count = min(counts.items(), key=lambda item: (item[1], item[0]))
+    if count < least:
+        fewer = f"use --split.protocol random{count}, " if count >= 3 else ""
+        found = f"{count} utterance" + ("s" if count > 1 else "")
+        raise CorpusError(
+            f"label {label!r} has {found}; {protocol} needs at least {least} of each label: "
+            f"{fewer}add more of it or leave the label out"
+        )
+
+
+def _members(utterances: Sequence[Utterance], kind: str) -> dict[str, list[int]]:
+    """Indices of the utterances of each speaker or session."""
+    other = "random5" if kind == "speaker" else "speaker5"
+    members = defaultdict(list)
+    for index, utterance in enumerate(utterances):
+        name = utterance.speaker if kind == "speaker" else utterance.session
+        if not name:
+            raise CorpusError(
+                f"{utterance.path} has no {kind}; use --split.protocol {other} or name the {kind} column "
+                f"(--corpus.{kind}-column)"
+            )
+        members[name].append(index)
+    return members
+
+
+def _check_groups(members: dict[str, list[int]], kind: str, protocol: str, folds: int) -> None:
+    """At least three speakers or sessions, and at least one for each fold."""
+    if len(members) < 3:
+        found = f"{_number(len(members), kind)} ({', '.join(sorted(members))})"
+        split = "a speaker-disjoint split" if kind == "speaker" else "leaving one session out"
+        other = "random5" if kind == "speaker" else "speaker5"
+        raise CorpusError(f"corpus has {found}: {split} needs at least three; use --split.protocol {other}")
+    if len(members) < folds:
+        raise CorpusError(
+            f"corpus has {len(members)} {kind}s, too few for the {folds} folds of {protocol}; "
+            f"use --split.protocol {kind}{len(members)}"
+        )
+
+
+def _in_name_order(members: dict[str, list[int]]) -> list[list[int]]:
+    return [members[name] for name in sorted(members)]
+
+
+def _deal_speakers(
+    utterances: Sequence[Utterance], members: dict[str, list[int]], folds: int, seed: int
+) -> list[list[int]]:
+    """Each speaker in turn goes to the fold whose labels overlap least with the speaker's own.
+
+    The turns are the seed's, but for speakers with many more utterances than others, who come first. The overlap is
+    what the fold would add to the sum of squared shares of the labels; that sum is smallest when every fold has an
+    equal share of every label. An empty fold has no overlap, so none stays empty.
+    """
+    totals = Counter(utterance.label for utterance in utterances)
+    shares = {
+        speaker: {
+            label: count / totals[label]
+            for label, count in Counter(utterances[index].label for index in indices).items()
+        }
+        for speaker, indices in members.items()
+    }
+    groups: list[list[int]] = [[] for _ in range(folds)]
+    held: list[dict[str, float]] = [defaultdict(float) for _ in range(folds)]
+
+    def cost(fold: int, speaker: str) -> tuple[float, int]:
+        # fsum: a plain sum's last digit would depend on the order of the labels.
+        overlap = math.fsum(share * held[fold][label] for label, share in shares[speaker].items())
+        return overlap, len(groups[fold])
+
+    # A power of two apart: a plain sort by size would leave nothing to the seed.
+    for speaker in sorted(_shuffled(members, seed), key=lambda name: -len(members[name]).bit_length()):
+        fold = min(range(folds), key=lambda fold: cost(fold, speaker))
+        groups[fold] += members[speaker]
+        for label, share in shares[speaker].items():
+            held[fold][label] += share
+    return groups
+
+
+def _deal_utterances(utterances: Sequence[Utterance], folds: int, seed: int) -> list[list[int]]:
+    """Deals label after label like cards, so that both the folds and their labels differ by at most one."""
+    of_label = defaultdict(list)
+    # By path, not by a hash of it: the same folds wherever the corpus lies.
+    for index in _shuffled(range(len(utterances)), seed, key=lambda index: utterances[index].path):
+        of_label[utterances[index].label].append(index)
+    dealt = [index for indices in of_label.values() for index in indices]
+    return [dealt[fold::folds] for fold in range(folds)]
+
+
+def _shuffled(items: Iterable[Any], seed: int, key: Any = None) -> list[Any]:
+    """The items in an order that depends on their set and the seed only."""
+    ordered = sorted(items, key=key)
+    random.Random(seed).shuffle(ordered)
+    return ordered
+
+
+def _split(groups: Sequence[Sequence[int]], test: int) -> Split:
+    validation = (test + 1) % len(groups)
+    train = [index for k, group in enumerate(groups) if k not in (test, validation) for index in group]
+    return Split(tuple(sorted(train)), tuple(sorted(groups[validation])), tuple(sorted(groups[test])))
+
+
+def _check_training_labels(utterances: Sequence[Utterance], split: Split, kind: str, fold: str, seeded: bool) -> None:
+    missing = {utterance.label for utterance in utterances} - {utterances[index].label for index in split.train}
+    if missing:
+        label = min(missing)
+        groups = {getattr(utterance, kind) for utterance in utterances if utterance.label == label}
+        reseed = "try another --split.seed or " if seeded and len(groups) > 1 else ""
+        raise CorpusError(
+            f"label {label!r} is missing from the training part of {fold}: only {_number(len(groups), kind)} "
+            f"of the corpus {'has' if len(groups) == 1 else 'have'} it; {reseed}leave the label out"
+        )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"one {noun}" if count == 1 else f"{count} {noun}s"

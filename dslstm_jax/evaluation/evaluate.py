@@ -1,0 +1,123 @@
+"""evaluate: a run's best checkpoint on one side of its split, and the report of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from dslstm_jax.data.corpora import Corpus, Utterance
+from dslstm_jax.data.folds import Split
+from dslstm_jax.data.pipeline import batches
+from dslstm_jax.evaluation.report import write_report
+from dslstm_jax.training.checkpoint import Checkpoints
+from dslstm_jax.training.loop import add
+from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.training.run import Run
+from dslstm_jax.training.step import create_variables, eval_step
+
+Side = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out, and how it was asked for."""
+
+    split: Side
+    protocol: str
+    """Folds, who is shared, what chose the epoch, in words."""
+    epoch: int
+    utterances: int
+    loss: float
+    confusion: Float[np.ndarray, "C C"]
+    labels: tuple[str, ...]
+
+    @property
+    def wa(self) -> float:
+        return float(weighted_accuracy(self.confusion))
+
+    @property
+    def ua(self) -> float:
+        return float(unweighted_accuracy(self.confusion))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "split": self.split,
+            "protocol": self.protocol,
+            "epoch": self.epoch,
+            "utterances": self.utterances,
+            "loss": self.loss,
+            "wa": self.wa,
+            "ua": self.ua,
+            "macro_f1": float(macro_f1(self.confusion)),
+            "recalls": dict(zip(self.labels, map(float, recalls(self.confusion)), strict=True)),
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
+    """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
+    config = run.config.split
+    speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
+    if side == "train":
+        who = "the utterances it was trained on"
+    elif config.protocol.startswith("random"):
+        who = "speakers shared with training"
+    else:
+        who = f"{len(speakers)} unseen speaker{'s' if len(speakers) > 1 else ''}"
+    return f"{config.protocol} fold {config.fold} of seed {config.seed}, {who}, epoch chosen by validation UA"
+
+
+def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int) -> Evaluation:
+    """Runs the best checkpoint over every utterance of one side and writes the report of the test side.
+
+    Args:
+      run: the run folder.
+      corpus: the utterances that `split` indexes.
+      split: the run's own.
+      side: train, validation or test.
+      length: samples that every waveform is padded to.
+
+    Raises:
+      RunError: there is no usable checkpoint.
+      AudioError: a recording cannot be decoded.
+    """
+    config = run.config
+    shapes = jax.eval_shape(partial(create_variables, config, len(run.labels)))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        variables, records, epoch = checkpoints.restore_best(shapes)
+    utterances = [corpus.utterances[index] for index in getattr(split, side)]
+    data = batches(
+        utterances,
+        run.labels,
+        batch_size=min(config.training.evaluation_batch_size, len(utterances)),
+        length=length,
+        sample_rate=config.features.sample_rate,
+    )
+    examine = jax.jit(partial(eval_step, config=config))
+    totals = add(examine(variables, batch) for batch in data)
+    result = Evaluation(
+        split=side,
+        protocol=_protocol(run, utterances, side),
+        epoch=epoch,
+        utterances=int(totals.utterances),
+        loss=float(totals.loss / totals.utterances),
+        confusion=np.asarray(totals.confusion),
+        labels=run.labels,
+    )
+    if side == "test":
+        write_report(
+            run.report,
+            title=f"{corpus.name}: {run.path.name}",
+            protocol=result.protocol,
+            matrix=result.confusion,
+            labels=run.labels,
+            records=records,
+            best_epoch=epoch,
+        )
+    return result

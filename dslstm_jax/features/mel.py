@@ -1,0 +1,63 @@
+"""Mel-spectrograms in decibels with librosa's conventions, and the authors' stretch in time."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dslstm_jax.config import SpectrogramConfig
+from dslstm_jax.features import signal
+from dslstm_jax.masking import centered_frames, length_mask, zero_padding
+
+POWER_FLOOR = 1e-10
+"""Smallest power before the logarithm: -100 dB. The authors take the logarithm of 0 unguarded."""
+
+
+def mel_power(
+    waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: SpectrogramConfig, sample_rate: int = 16_000
+) -> tuple[Float[Array, "B T F"], Int[Array, " B"]]:
+    """Mel power of the 16-bit sample values: librosa.feature.melspectrogram(center=True, pad_mode="constant").
+
+    Args:
+      waveforms: samples in [-1, 1], valid up to `lengths`; what lies behind is ignored, NaN too.
+      lengths: samples of each waveform. N samples give 1 + N // hop_length frames, 0 samples none.
+      config: window, hop and number of bands.
+      sample_rate: hertz.
+
+    Returns:
+      The power, 0 at padded frames, and the number of frames of each waveform.
+    """
+    waveforms = zero_padding(waveforms, length_mask(lengths, waveforms.shape[1])) * signal.INT16_SCALE
+    frames = 1 + waveforms.shape[1] // config.hop_length
+    centered = jnp.pad(waveforms, ((0, 0), (config.n_fft // 2, config.n_fft // 2)))
+    windowed = signal.frame(centered, config.n_fft, config.hop_length, frames) * signal.hann_window(
+        config.n_fft
+    ).astype(waveforms.dtype)
+    filters = signal.slaney_mel_filters(sample_rate, config.n_fft, config.mel_bands)
+    power = signal.project(signal.power_spectrum(windowed, config.n_fft), filters)
+    counts = centered_frames(lengths, config.hop_length)
+    return zero_padding(power, length_mask(counts, frames)), counts
+
+
+def mel_spectrogram(
+    waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: SpectrogramConfig, sample_rate: int = 16_000
+) -> tuple[Float[Array, "B T F"], Int[Array, " B"]]:
+    """`mel_power` in decibels, 10 log10(power), never below -100 dB. Padded frames are -100 dB."""
+    power, counts = mel_power(waveforms, lengths, config, sample_rate)
+    return 10 * jnp.log10(jnp.maximum(power, POWER_FLOOR)), counts
+
+
+def stretch_indices(counts: Int[Array, " B"], longest: int, frames: int) -> Int[Array, "B frames"]:
+    """Which of `counts` (at most `longest`) frames stands at each of `frames` positions: PyTorch's nearest rule.
+
+    min(floor(float32(i) * (float32(T_in) / float32(T_out))), T_in - 1), in float32 exactly: integer
+    arithmetic differs at some lengths.
+    """
+    # The quotients are a table because compilers replace the division by a product with a rounded 1 / T_out.
+    scales = jnp.asarray(np.arange(longest + 1, dtype=np.float32) / np.float32(frames))
+    nearest = jnp.floor(jnp.arange(frames, dtype=jnp.float32) * scales[counts][:, None]).astype(jnp.int32)
+    return jnp.clip(nearest, 0, jnp.maximum(counts[:, None] - 1, 0))
+
+
+def stretch(values: Float[Array, "B T F"], counts: Int[Array, " B"], frames: int) -> Float[Array, "B frames F"]:
+    """Stretches the `counts` valid frames of each row to `frames` by nearest neighbor (the authors' resize)."""
+    return jnp.take_along_axis(values, stretch_indices(counts, values.shape[1], frames)[:, :, None], axis=1)

@@ -1,0 +1,71 @@
+"""MFCC_E_D_A: HTK's 12 cepstra and log energy with deltas and accelerations, as openSMILE computes them."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dslstm_jax.config import MfccConfig
+from dslstm_jax.features import signal
+from dslstm_jax.masking import length_mask, whole_frames, zero_padding
+
+
+def _deltas(x: Float[Array, "B T F"], window: int) -> Float[Array, "B U F"]:
+    """Regression slope over +-window frames (HTK book, equation 5.16), for all frames that have both sides."""
+    size = x.shape[1] - 2 * window
+    total = jnp.zeros((), x.dtype)
+    for k in range(1, window + 1):
+        total = total + k * (x[:, window + k : window + k + size] - x[:, window - k : window - k + size])
+    return total / (2 * sum(k * k for k in range(1, window + 1)))
+
+
+def _repeat_first(x: Float[Array, "B T F"], times: int) -> Float[Array, "B U F"]:
+    return jnp.concatenate([jnp.repeat(x[:, :1], times, axis=1), x], axis=1)
+
+
+def _static(
+    samples: Float[Array, "B N"], frames: int, config: MfccConfig, sample_rate: int
+) -> Float[Array, "B T 13"]:
+    """Liftered cepstra 1..n and the log energy of the raw frame."""
+    raw = signal.frame(samples, config.frame_length, config.hop_length, frames)
+    previous = jnp.concatenate([raw[..., :1], raw[..., :-1]], axis=-1)
+    windowed = (raw - config.preemphasis * previous) * signal.hamming_window(config.frame_length).astype(raw.dtype)
+    filters = signal.htk_mel_filters(sample_rate, config.n_fft, config.mel_bands)
+    mel = signal.project(signal.power_spectrum(windowed, config.n_fft), filters)
+    cepstra = signal.project(
+        jnp.log(jnp.maximum(mel, 1)), signal.cepstral_matrix(config.mel_bands, config.cepstra, config.lifter)
+    )
+    energy = jnp.log(jnp.maximum(jnp.sum(raw * raw, axis=-1, keepdims=True), 1))
+    return jnp.concatenate([cepstra, energy], axis=-1)
+
+
+def mfcc(
+    waveforms: Float[Array, "B N"],
+    lengths: Int[Array, " B"],
+    config: MfccConfig = MfccConfig(),  # noqa: B008 (frozen)
+    sample_rate: int = 16_000,
+) -> tuple[Float[Array, "B T F"], Int[Array, " B"]]:
+    """Cepstra 1..12 and log energy, their 13 deltas and 13 accelerations (openSMILE's MFCC12_E_D_A).
+
+    Args:
+      waveforms: samples in [-1, 1], valid up to `lengths`; what lies behind is ignored, NaN too.
+      lengths: samples of each waveform. N samples give 1 + (N - frame_length) // hop_length frames; fewer samples
+        than one frame give one frame completed with zeros, and 0 samples give none.
+      config: frame sizes, filters, cepstra.
+      sample_rate: hertz.
+
+    Returns:
+      The features (39 columns by default), 0 at padded frames, and the number of frames of each waveform.
+    """
+    samples = zero_padding(waveforms, length_mask(lengths, waveforms.shape[1])) * signal.INT16_SCALE
+    frames = 1 + max(waveforms.shape[1] - config.frame_length, 0) // config.hop_length
+    counts = whole_frames(lengths, config.frame_length, config.hop_length)
+    static = _static(samples, frames, config, sample_rate)
+    # The last valid frame goes on past the end, far enough for real deltas there: openSMILE's accelerations
+    # see deltas of the continued statics at the end, but copies of the first delta at the start.
+    window = config.delta_window
+    size = frames + 2 * window
+    last = jnp.minimum(jnp.arange(size), jnp.maximum(counts[:, None] - 1, 0))
+    continued = jnp.take_along_axis(static, last[:, :, None], axis=1)
+    deltas = _deltas(_repeat_first(continued, window), window)
+    accelerations = _deltas(_repeat_first(deltas, window), window)
+    features = jnp.concatenate([static, deltas[:, :frames], accelerations], axis=-1)
+    return zero_padding(features, length_mask(counts, frames)), counts

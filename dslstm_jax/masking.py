@@ -1,0 +1,34 @@
+"""Padding is data: lengths become masks, and a masked value never reaches a result or a gradient."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def length_mask(lengths: Int[Array, " B"], size: int) -> Bool[Array, "B T"]:
+    """True at the first `lengths[b]` of `size` positions."""
+    return jnp.arange(size) < lengths[:, None]
+
+
+def zero_padding(values: Float[Array, "B T *F"], mask: Bool[Array, "B T"]) -> Float[Array, "B T *F"]:
+    """The values with every masked position 0, whatever it held (NaN too); its gradient there is 0."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (values.ndim - 2)), values, 0)
+
+
+def masked_mean(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B F"]:
+    """Mean over the valid positions; 0 where a row has none."""
+    count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(values.dtype)
+    return zero_padding(values, mask).sum(axis=1) / count
+
+
+def whole_frames(samples: Int[Array, " B"], frame_length: int, hop_length: int) -> Int[Array, " B"]:
+    """Number of whole frames in `samples` samples: 1 + (N - frame) // hop, as HTK counts them.
+
+    Two edges are ours: 1 <= N < frame counts as one frame (completed with zeros), and N = 0 as none.
+    """
+    whole = 1 + jnp.maximum(samples - frame_length, 0) // hop_length
+    return jnp.where(samples > 0, whole, 0)
+
+
+def centered_frames(samples: Int[Array, " B"], hop_length: int) -> Int[Array, " B"]:
+    """Number of frames centered on every hop-th sample: 1 + N // hop, as librosa counts them; N = 0 has none."""
+    return jnp.where(samples > 0, 1 + samples // hop_length, 0)

@@ -1,0 +1,121 @@
+"""Linen shells that own the weights of the plain functions, initialized as PyTorch does."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm
+from dslstm_jax.recurrence.ds_lstm import DSLSTMStatistics, DSLSTMWeights, ds_lstm
+from dslstm_jax.recurrence.lstm import LSTMWeights, lstm
+
+Initializer = Callable[..., jax.Array]
+
+GATE_SCALE = 0.1
+"""Initial scale of the recurrent batch norm (Cooijmans et al. 2017, as in the authors' code)."""
+
+
+def torch_uniform(fan_in: int | np.ndarray) -> Initializer:
+    """U(-1, 1) / sqrt(fan_in): the default of PyTorch's Linear, Conv2d (weights and biases) and LSTM (fan_in = H).
+
+    An array of fan-ins, one for each column, serves kernels made of several blocks.
+    """
+    bound = 1 / np.sqrt(fan_in)
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -1, 1) * jnp.asarray(bound, dtype)
+
+    return initialize
+
+
+class RunningStatistics:
+    """A module's running mean and variance in the collection `batch_stats`."""
+
+    def __init__(self, module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+        self.module = module
+        self.mean = module.variable("batch_stats", f"{name}_mean", jnp.zeros, shape)
+        self.variance = module.variable("batch_stats", f"{name}_variance", jnp.ones, shape)
+
+    @property
+    def value(self) -> Statistics:
+        return Statistics(self.mean.value, self.variance.value)
+
+    def update(self, new: Statistics) -> None:
+        """Keeps the new statistics, where the caller lets `batch_stats` change."""
+        if self.module.is_mutable_collection("batch_stats") and not self.module.is_initializing():
+            self.mean.value, self.variance.value = new
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization of the last axis over all others, padded rows left out."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *N F"], valid: Bool[Array, " B"], *, train: bool) -> Float[Array, "B *N F"]:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        shift = self.param("shift", nn.initializers.zeros, (features,))
+        running = RunningStatistics(self, "running", (features,))
+        rows = valid.reshape(valid.shape + (1,) * (x.ndim - 1))
+        axes = tuple(range(x.ndim - 1))
+        outputs, new = batch_norm(x, rows, scale, shift, running.value, axes=axes, train=train)
+        running.update(new)
+        return outputs
+
+
+class LSTMLayer(nn.Module):
+    """One layer of `lstm`."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B T H"]:
+        initializer = torch_uniform(self.hidden)
+        weights = LSTMWeights(
+            self.param("input_kernel", initializer, (x.shape[-1], 4 * self.hidden)),
+            self.param("recurrent_kernel", initializer, (self.hidden, 4 * self.hidden)),
+            self.param("input_bias", initializer, (4 * self.hidden,)),
+            self.param("recurrent_bias", initializer, (4 * self.hidden,)),
+        )
+        return lstm(weights, x, mask)[0]
+
+
+class DSLSTMLayer(nn.Module):
+    """One layer of `ds_lstm`."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T X"], y: Float[Array, "B T Y"], mask: Bool[Array, "B T"], *, train: bool
+    ) -> Float[Array, "B T H"]:
+        size, (steps, from_x), from_y = self.hidden, x.shape[1:], y.shape[2]
+        # Each column's fan-in: the gates read x, y and h; the candidates x and h, or y and h.
+        gates, time, frequency = from_x + from_y + size, from_x + size, from_y + size
+        columns = np.repeat([gates, time, frequency], [4 * size, size, size])
+        weights = DSLSTMWeights(
+            x_kernel=self.param("x_kernel", torch_uniform(columns[: 5 * size]), (from_x, 5 * size)),
+            y_kernel=self.param(
+                "y_kernel", torch_uniform(np.delete(columns, np.s_[4 * size : 5 * size])), (from_y, 5 * size)
+            ),
+            recurrent_kernel=self.param("recurrent_kernel", torch_uniform(columns), (size, 6 * size)),
+            bias=self.param("bias", torch_uniform(columns), (6 * size,)),
+            gate_scale=self.param("gate_scale", nn.initializers.constant(GATE_SCALE), (4 * size,)),
+            gate_shift=self.param("gate_shift", nn.initializers.zeros, (4 * size,)),
+            output_scale=self.param("output_scale", nn.initializers.ones, (size,)),
+            output_shift=self.param("output_shift", nn.initializers.zeros, (size,)),
+        )
+        gate_statistics = RunningStatistics(self, "gate", (steps, 4 * size))
+        output_statistics = RunningStatistics(self, "output", (size,))
+        statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
+        outputs, _, statistics = ds_lstm(weights, x, y, mask, statistics=statistics, train=train)
+        gate_statistics.update(statistics.gates)
+        output_statistics.update(statistics.output)
+        return outputs
+
+
+def linear(features: int, fan_in: int, name: str) -> nn.Dense:
+    """PyTorch's nn.Linear."""
+    return nn.Dense(features, kernel_init=torch_uniform(fan_in), bias_init=torch_uniform(fan_in), name=name)

@@ -1,0 +1,103 @@
+"""The recognizer: the branches a config names, and the average of their logits."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dslstm_jax.config import Config, ModelConfig
+from dslstm_jax.features import Features, extract_features
+from dslstm_jax.masking import length_mask
+from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch
+
+Variables = dict[str, Any]
+"""Linen's collections `params` and `batch_stats`."""
+
+
+class BranchLogits(NamedTuple):
+    """One branch's answer, and its share p in the average."""
+
+    logits: Float[Array, "B C"]
+    weight: float
+
+
+class Recognizer(nn.Module):
+    """Features to the logits of each branch; a row without MFCC frames is padding and disturbs no other row."""
+
+    config: ModelConfig
+    classes: int
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool) -> tuple[BranchLogits, ...]:
+        config, branches = self.config, []
+        both = config.mfcc_branch and config.spectrogram_branch != "none"
+        if config.spectrogram_branch != "none":
+            kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
+            spectrogram_branch = kind(
+                self.classes, config.channels, config.kernels, config.hidden, config.layers, name="spectrogram_branch"
+            )
+            logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, train=train)
+            branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
+        if config.mfcc_branch:
+            mfcc_branch = MFCCBranch(self.classes, config.mfcc_hidden, config.layers, name="mfcc_branch")
+            logits = mfcc_branch(features.mfcc, length_mask(features.mfcc_lengths, features.mfcc.shape[1]))
+            branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
+        return tuple(branches)
+
+
+def average(branches: tuple[BranchLogits, ...]) -> Float[Array, "B C"]:
+    """logits = p logits_spectrogram + (1 - p) logits_mfcc."""
+    total: jax.Array = sum((branch.weight * branch.logits for branch in branches), start=jnp.zeros(()))
+    return total
+
+
+def forward(
+    variables: Variables,
+    waveforms: Float[Array, "B N"],
+    lengths: Int[Array, " B"],
+    *,
+    config: Config,
+    train: bool = False,
+) -> tuple[tuple[BranchLogits, ...], Variables]:
+    """Waveforms to the branches' logits: the one way through the system for training, evaluation and prediction.
+
+    Args:
+      variables: the recognizer's weights and running statistics.
+      waveforms: samples in [-1, 1] at config.features.sample_rate, valid up to `lengths`.
+      lengths: samples of each waveform; a row of length 0 is padding.
+      config: features and model.
+      train: use the batch's statistics and return the updated running ones.
+
+    Returns:
+      Each branch's logits, and the collection `batch_stats` after this batch.
+    """
+    features = extract_features(waveforms, lengths, config.features)
+    branches, updated = Recognizer(config.model, count_classes(variables)).apply(
+        variables, features, train=train, mutable=["batch_stats"]
+    )
+    return branches, updated.get("batch_stats", {})
+
+
+def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
+    """New weights, drawn as PyTorch draws them; the same for the same key on any machine."""
+    waveforms = jnp.zeros((1, config.features.sample_rate))
+    lengths = jnp.array([config.features.sample_rate])
+
+    def init() -> Variables:
+        features = extract_features(waveforms, lengths, config.features)
+        return dict(Recognizer(config.model, classes).init(key, features, train=False))
+
+    return jax.jit(init)()
+
+
+def count_classes(variables: Variables) -> int:
+    """Number of emotions that the weights are made for."""
+    branch = next(iter(variables["params"].values()))
+    return int(branch["classifier"]["bias"].shape[-1])
+
+
+def count_parameters(variables: Variables) -> int:
+    """Number of trained values."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

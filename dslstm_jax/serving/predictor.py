@@ -1,0 +1,147 @@
+"""predict: sound in, emotion out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Array, Float, Int
+
+from dslstm_jax.config import Config
+from dslstm_jax.data.audio import prepare_samples, read_audio
+from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
+from dslstm_jax.errors import AudioError
+from dslstm_jax.models.recognizer import Variables, average, forward
+from dslstm_jax.training.checkpoint import Checkpoints
+from dslstm_jax.training.run import open_run
+from dslstm_jax.training.step import create_variables
+
+ROWS = 8
+"""Rows of the programs that serve many recordings; a single one has a program of one row."""
+WINDOW = 64
+"""Recordings that are read ahead and sorted by length."""
+
+T = TypeVar("T")
+
+
+@partial(jax.jit, static_argnames="config")
+def predict(
+    variables: Variables, waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], *, config: Config
+) -> Float[Array, "B C"]:
+    """The probability of each emotion: one pure, jitted function from samples to answers.
+
+    Args:
+      variables: the recognizer's weights and running statistics.
+      waveforms: samples in [-1, 1] at config.features.sample_rate, valid up to `lengths`; what lies behind is
+        ignored, NaN too.
+      lengths: samples of each waveform.
+      config: features and model.
+    """
+    branches, _ = forward(variables, waveforms, lengths, config=config)
+    return jax.nn.softmax(average(branches), axis=-1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The emotion of one recording."""
+
+    label: str
+    probabilities: dict[str, float]
+    duration_seconds: float
+
+
+class Predictor:
+    """A trained recognizer that takes sound of any rate, length and type.
+
+    Recordings are padded to 1, 2, 4, 8, ... seconds, and one program is compiled for each of these lengths.
+    """
+
+    def __init__(self, variables: Variables, config: Config, labels: Sequence[str]) -> None:
+        self.variables = variables
+        self.config = config
+        self.labels = tuple(labels)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hertz that sound is resampled to."""
+        return self.config.features.sample_rate
+
+    def __call__(self, samples: npt.ArrayLike, sample_rate: float) -> Prediction:
+        """Recognizes one recording.
+
+        Args:
+          samples: [N] or [N, channels], floats in [-1, 1] or integers as soundfile reads them.
+          sample_rate: of `samples`, in hertz.
+
+        Raises:
+          AudioError: the samples or the rate make no sense.
+        """
+        return self._recognize([prepare_samples(samples, sample_rate, self.sample_rate)], rows=1)[0]
+
+    def batch(self, recordings: Sequence[npt.ArrayLike], sample_rate: float) -> list[Prediction]:
+        """Recognizes several recordings at once, those of like length together; see `__call__`."""
+        return self._recognize(
+            [prepare_samples(samples, sample_rate, self.sample_rate) for samples in recordings], rows=ROWS
+        )
+
+    def files(self, paths: Iterable[str | Path]) -> Iterator[Prediction | AudioError]:
+        """Recognizes files one after the other, as many as there are; what cannot be read yields its error.
+
+        Memory holds a window of files at a time; the answers come in the order of the paths.
+        """
+        with ThreadPoolExecutor(READING_THREADS) as pool:
+            for window in _windows(paths, WINDOW):
+                sounds = list(pool.map(self._read, window))
+                usable = [sound for sound in sounds if not isinstance(sound, AudioError)]
+                answers = iter(self._recognize(usable, rows=ROWS))
+                for sound in sounds:
+                    yield sound if isinstance(sound, AudioError) else next(answers)
+
+    def _read(self, path: str | Path) -> Float[np.ndarray, " N"] | AudioError:
+        try:
+            return read_audio(path, self.sample_rate)
+        except AudioError as error:
+            return error
+
+    def _recognize(self, waveforms: Sequence[Float[np.ndarray, " N"]], rows: int) -> list[Prediction]:
+        buckets: dict[int, list[int]] = {}
+        for index, waveform in enumerate(waveforms):
+            buckets.setdefault(bucket_length(len(waveform), self.sample_rate), []).append(index)
+        predictions: dict[int, Prediction] = {}
+        for length, indices in buckets.items():
+            for group in _windows(indices, rows):
+                padded, lengths = pad_waveforms([waveforms[index] for index in group], rows, length)
+                probabilities = np.asarray(predict(self.variables, padded, lengths, config=self.config))
+                for index, row in zip(group, probabilities, strict=False):
+                    seconds = len(waveforms[index]) / self.sample_rate
+                    predictions[index] = self._prediction(row, seconds)
+        return [predictions[index] for index in range(len(waveforms))]
+
+    def _prediction(self, probabilities: Float[np.ndarray, " C"], seconds: float) -> Prediction:
+        named = dict(zip(self.labels, probabilities.tolist(), strict=True))
+        return Prediction(max(named, key=named.__getitem__), named, seconds)
+
+
+def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while window := list(islice(iterator, size)):
+        yield window
+
+
+def load(run: str | Path) -> Predictor:
+    """The recognizer of a run folder: the epoch that validation chose.
+
+    Raises:
+      RunError: no such folder, no checkpoint in it, or a damaged one.
+    """
+    opened = open_run(Path(run))
+    shapes = jax.eval_shape(partial(create_variables, opened.config, len(opened.labels)))
+    with Checkpoints(opened.checkpoints) as checkpoints:
+        variables, _, _ = checkpoints.restore_best(shapes)
+    return Predictor(variables, opened.config, opened.labels)

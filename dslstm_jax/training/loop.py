@@ -1,0 +1,156 @@
+"""fit: epochs of training, validation after each, a checkpoint of each; the best validation UA chooses."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dslstm_jax.data.corpora import Corpus
+from dslstm_jax.data.folds import Split
+from dslstm_jax.data.pipeline import Batch, batches
+from dslstm_jax.errors import RunError
+from dslstm_jax.training.checkpoint import Checkpoints
+from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
+from dslstm_jax.training.run import Record, Run
+from dslstm_jax.training.step import Totals, TrainState, create_state, eval_step, make_optimizer, train_step
+
+
+def add(totals: Iterable[Totals]) -> Totals:
+    """The sum over batches, in float64 on the host.
+
+    A batch is read back only after the next one was started, so that the device never waits for us.
+    """
+    result: Totals | None = None
+    waiting: Totals | None = None
+    for following in totals:
+        if waiting is not None:
+            result = _sum(result, waiting)
+        waiting = following
+    if waiting is None:
+        raise ValueError("there is no batch to add up")
+    return _sum(result, waiting)
+
+
+def _sum(result: Totals | None, batch: Totals) -> Totals:
+    batch = jax.tree.map(lambda value: np.asarray(value, np.float64), batch)
+    return batch if result is None else jax.tree.map(np.add, result, batch)
+
+
+def figures(totals: Totals, part: str) -> dict[str, float]:
+    """Mean loss, WA and UA under the names of metrics.jsonl."""
+    return {
+        f"{part}_loss": float(totals.loss / totals.utterances),
+        f"{part}_wa": float(weighted_accuracy(totals.confusion)),
+        f"{part}_ua": float(unweighted_accuracy(totals.confusion)),
+    }
+
+
+@contextmanager
+def progress_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[], None]]:
+    """Yields what is to be called after each step. A bar on a terminal; nothing in a log."""
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=steps)
+        yield lambda: progress.advance(task)
+
+
+def _describe(record: Record, epochs: int) -> str:
+    return (
+        f"epoch {record['epoch']}/{epochs}  "
+        f"train loss {record['train_loss']:.3f} WA {record['train_wa']:.3f} UA {record['train_ua']:.3f}  "
+        f"validation loss {record['validation_loss']:.3f} WA {record['validation_wa']:.3f} "
+        f"UA {record['validation_ua']:.3f}  {record['utterances_per_second']:.1f} utterances/s"
+    )
+
+
+def train_epoch(
+    state: TrainState,
+    data: Iterable[Batch],
+    step: Callable[[TrainState, Batch], tuple[TrainState, Totals]],
+    done: Callable[[], None],
+) -> tuple[TrainState, Totals]:
+    """Steps through the batches, calling `done` after each; the new state and the sum of the totals."""
+
+    def steps() -> Iterator[Totals]:
+        nonlocal state
+        for batch in data:
+            state, totals = step(state, batch)
+            yield totals
+            done()
+
+    totals = add(steps())
+    return state, totals
+
+
+def fit(run: Run, corpus: Corpus, split: Split, *, length: int, console: Console) -> None:
+    """Trains to the last epoch, from the newest checkpoint if there is one.
+
+    Each epoch's order depends on the seed and the epoch alone, so that a run that was stopped and resumed ends
+    as one that never was.
+
+    Args:
+      run: the folder that takes metrics.jsonl, TensorBoard events and checkpoints.
+      corpus: the utterances that `split` indexes.
+      split: its `train` is learned from, its `validation` chooses the epoch, its `test` is not touched.
+      length: samples that every waveform is padded to.
+      console: where the progress goes.
+
+    Raises:
+      RunError: the loss is no longer finite, or a checkpoint cannot be restored.
+    """
+    from tensorboardX import SummaryWriter
+
+    config, training = run.config, run.config.training
+    train = [corpus.utterances[index] for index in split.train]
+    validation = [corpus.utterances[index] for index in split.validation]
+    batch_size = min(training.batch_size, len(train))
+    steps = math.ceil(len(train) / batch_size)
+
+    optimizer = make_optimizer(training, steps)
+    learn = jax.jit(partial(train_step, config=config, optimizer=optimizer), donate_argnums=0)
+    examine = jax.jit(partial(eval_step, config=config))
+    read = partial(batches, labels=run.labels, length=length, sample_rate=config.features.sample_rate)
+    state = create_state(config, len(run.labels), optimizer)
+    records: list[Record] = []
+
+    with Checkpoints(run.checkpoints) as checkpoints:
+        restored = checkpoints.restore_latest(state)
+        if restored is not None:
+            state, records = restored
+            console.print(f"resumed after epoch {len(records)}", highlight=False)
+        run.write_records(records)
+        with SummaryWriter(str(run.tensorboard), purge_step=len(records) + 1) as events:
+            for epoch in range(len(records) + 1, training.epochs + 1):
+                started = time.perf_counter()
+                with progress_bar(console, f"epoch {epoch}/{training.epochs}", steps) as done:
+                    data = read(train, batch_size=batch_size, shuffle=(training.seed, epoch))
+                    state, learned = train_epoch(state, data, learn, done)
+                seconds = time.perf_counter() - started
+                examined = add(
+                    examine(state.variables, batch)
+                    for batch in read(validation, batch_size=min(training.evaluation_batch_size, len(validation)))
+                )
+                record = {
+                    "epoch": epoch,
+                    **figures(learned, "train"),
+                    **figures(examined, "validation"),
+                    "utterances_per_second": len(train) / seconds,
+                }
+                if not math.isfinite(record["train_loss"]):
+                    raise RunError(
+                        f"the training loss is not finite in epoch {epoch}; lower --training.learning-rate. "
+                        f"The checkpoints of {run.path} end before it"
+                    )
+                records = [*records, record]
+                checkpoints.save(epoch, state, records)
+                run.write_records(records)
+                for name, value in record.items():
+                    if name != "epoch":
+                        events.add_scalar(name, value, epoch)
+                console.print(_describe(record, training.epochs), highlight=False)

@@ -1,0 +1,131 @@
+"""A run folder: what was run, on whom, on what machine, and what came of it; it needs nothing outside itself."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dslstm_jax.config import Config, from_dict, to_dict
+from dslstm_jax.errors import RunError
+from dslstm_jax.files import make_folder, to_json, write_json, write_text
+
+Record = Mapping[str, Any]
+"""One epoch's line of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what its config.json and labels.json say."""
+
+    path: Path
+    config: Config
+    labels: tuple[str, ...]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def write_records(self, records: Sequence[Record]) -> None:
+        """metrics.jsonl: a line for each epoch."""
+        write_text(self.path / "metrics.jsonl", "".join(to_json(record) + "\n" for record in records))
+
+    def read_folds(self) -> dict[str, Any]:
+        """folds.json: who was in training, validation and test.
+
+        Raises:
+          RunError: the file is missing or damaged.
+        """
+        folds: dict[str, Any] = _read_json(self.path / "folds.json")
+        return folds
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, device and command of this process."""
+    packages = ("dslstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "soxr")
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def create_run(path: Path, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> Run:
+    """Makes the folder and writes all that is known before training.
+
+    Raises:
+      RunError: there is a run in it already, or it cannot be written.
+    """
+    if (path / "config.json").exists():
+        raise RunError(f"{path} holds a run already; go on with --resume or give another --workdir")
+    make_folder(path)
+    write_json(path / "labels.json", list(labels))
+    write_json(path / "folds.json", folds)
+    write_json(path / "environment.json", describe_environment())
+    write_json(path / "config.json", to_dict(config))  # last: with it the folder counts as a run
+    return Run(path, config, tuple(labels))
+
+
+def open_run(path: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+      RunError: no such folder, not a run folder, or a damaged file in it.
+    """
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run folder; make one with dslstm train CONFIG.py --workdir {path}")
+    if not (path / "config.json").is_file():
+        raise RunError(f"{path} is not a run folder: it has no config.json")
+    config = from_dict(_read_json(path / "config.json"), source=str(path / "config.json"))
+    return Run(path, config, tuple(_read_json(path / "labels.json")))
+
+
+def check_resumable(run: Run, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> None:
+    """Refuses to go on with other settings or other data than the run began with.
+
+    Raises:
+      RunError: naming the first field that differs, or that the recordings changed.
+    """
+    before, now = _flatten(to_dict(run.config)), _flatten(to_dict(config))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise RunError(
+                f"{run.path} was run with {name} = {before.get(name)}, not {now.get(name)}; "
+                "resume with the same settings or give another --workdir"
+            )
+    if list(labels) != list(run.labels) or folds != run.read_folds():
+        raise RunError(f"{run.path}: the corpus or its split changed since the run began; give another --workdir")
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(values, dict):
+        return {
+            key: leaf
+            for name, value in values.items()
+            for key, leaf in _flatten(value, f"{prefix}.{name}" if prefix else name).items()
+        }
+    return {prefix: values}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error

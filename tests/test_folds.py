@@ -1,0 +1,307 @@
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dslstm_jax.data.corpora.base import Utterance
+from dslstm_jax.data.folds import Split, check_disjoint, choose_fold, describe, make_folds
+from dslstm_jax.errors import CorpusError
+
+LABELS = ("anger", "joy", "neutral", "sadness")
+
+
+def speak(counts: Mapping[str, Mapping[str, int]], sessions: int | None = None) -> list[Utterance]:
+    """Utterances from {speaker: {label: count}}; speakers are shared out to the sessions in pairs."""
+    return [
+        Utterance(
+            f"{speaker}/{label}_{take:02d}.wav", label, speaker, None if sessions is None else f"Session{number // 2}"
+        )
+        for number, (speaker, labels) in enumerate(counts.items())
+        for label, count in labels.items()
+        for take in range(count)
+    ]
+
+
+def speakers(number: int, **counts: int) -> dict[str, dict[str, int]]:
+    return {f"s{index:02d}": counts or dict.fromkeys(LABELS, 3) for index in range(number)}
+
+
+# Speakers x labels of the Berlin database's four classes, as uneven as real corpora are.
+UNEVEN = {
+    f"{name:02d}": dict(zip(LABELS, counts, strict=True))
+    for name, counts in {
+        3: (14, 7, 11, 7),
+        8: (12, 11, 10, 9),
+        9: (13, 4, 9, 4),
+        10: (10, 4, 4, 3),
+        11: (11, 8, 9, 7),
+        12: (12, 2, 4, 4),
+        13: (12, 10, 9, 5),
+        14: (16, 8, 7, 10),
+        15: (13, 6, 11, 4),
+        16: (14, 11, 5, 9),
+    }.items()
+}
+PROTOCOLS = {"speaker5": 5, "speaker3": 3, "speaker": 10, "session": 5, "random5": 5, "random10": 10}
+
+
+def paths(utterances: Sequence[Utterance], split: Split) -> tuple[frozenset[str], ...]:
+    sides = (split.train, split.validation, split.test)
+    return tuple(frozenset(utterances[index].path for index in side) for side in sides)
+
+
+@pytest.mark.parametrize(("protocol", "number"), PROTOCOLS.items())
+def test_every_utterance_is_tested_once_and_validates_once(protocol: str, number: int) -> None:
+    utterances = speak(UNEVEN, sessions=5)
+    folds = make_folds(utterances, protocol, seed=0)
+    assert len(folds) == number
+    everyone = list(range(len(utterances)))
+    assert sorted(index for split in folds for index in split.test) == everyone
+    for split, following in zip(folds, folds[1:] + folds[:1], strict=True):
+        assert sorted(split.train + split.validation + split.test) == everyone
+        assert split.validation == following.test
+        for side in (split.train, split.validation, split.test):
+            assert side
+            assert list(side) == sorted(side)
+
+
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if not name.startswith("random")])
+def test_no_speaker_is_on_two_sides(protocol: str) -> None:
+    utterances = speak(UNEVEN, sessions=5)
+    for split in make_folds(utterances, protocol, seed=3):
+        sides = [
+            {utterances[index].speaker for index in side} for side in (split.train, split.validation, split.test)
+        ]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == len(UNEVEN)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@given(order=st.randoms(use_true_random=False), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_the_utterances_changes_nothing(protocol: str, order: random.Random, seed: int) -> None:
+    utterances = speak(UNEVEN, sessions=5)
+    shuffled = list(utterances)
+    order.shuffle(shuffled)
+    expected = [paths(utterances, split) for split in make_folds(utterances, protocol, seed)]
+    assert [paths(shuffled, split) for split in make_folds(shuffled, protocol, seed)] == expected
+
+
+def test_ties_between_folds_do_not_depend_on_the_order() -> None:
+    # Small counts give many folds that suit a speaker equally well, up to the rounding of a sum.
+    for trial in range(300):
+        draw = random.Random(trial)
+        counts = {f"s{index}": {label: draw.randint(1, 3) for label in LABELS} for index in range(9)}
+        utterances = speak(counts)
+        shuffled = draw.sample(utterances, len(utterances))
+        expected = [paths(utterances, split) for split in make_folds(utterances, "speaker3", seed=0)]
+        assert [paths(shuffled, split) for split in make_folds(shuffled, "speaker3", seed=0)] == expected
+
+
+def test_the_place_of_the_corpus_changes_nothing() -> None:
+    here = speak(UNEVEN)
+    there = [Utterance(f"/data/corpora/{one.path}", one.label, one.speaker) for one in here]
+    assert make_folds(here, "random5", seed=1) == make_folds(there, "random5", seed=1)
+
+
+@pytest.mark.parametrize("protocol", ["speaker5", "random5"])
+def test_the_seed_deals_anew_and_always_the_same(protocol: str) -> None:
+    utterances = speak(UNEVEN)
+    dealt = [make_folds(utterances, protocol, seed) for seed in range(6)]
+    assert dealt == [make_folds(utterances, protocol, seed) for seed in range(6)]
+    assert len({frozenset(split.test for split in folds) for folds in dealt}) >= 4
+
+
+def test_leaving_one_out_goes_by_name_and_not_by_seed() -> None:
+    utterances = speak(UNEVEN, sessions=5)
+    for protocol in ("speaker", "session"):
+        assert make_folds(utterances, protocol, seed=0) == make_folds(utterances, protocol, seed=1)
+    tested = [describe(utterances, split)["test"]["speakers"] for split in make_folds(utterances, "session", seed=0)]
+    assert tested == [["03", "08"], ["09", "10"], ["11", "12"], ["13", "14"], ["15", "16"]]
+
+
+def test_random_folds_are_stratified_to_one_utterance() -> None:
+    utterances = speak(UNEVEN)
+    folds = make_folds(utterances, "random5", seed=0)
+    totals = Counter(utterance.label for utterance in utterances)
+    for split in folds:
+        found = Counter(utterances[index].label for index in split.test)
+        for label, total in totals.items():
+            assert total // 5 <= found[label] <= -(-total // 5)
+    sizes = [len(split.test) for split in folds]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_speaker_folds_are_balanced_in_every_label(seed: int) -> None:
+    utterances = speak(UNEVEN)
+    totals = Counter(utterance.label for utterance in utterances)
+    folds = make_folds(utterances, "speaker5", seed)
+    assert all(len(describe(utterances, split)["test"]["speakers"]) == 2 for split in folds)
+    # Dealt without regard to labels, one seed in five strays further than this from the even share of a fifth.
+    shares = [
+        count / totals[label] for s in folds for label, count in describe(utterances, s)["test"]["counts"].items()
+    ]
+    assert min(shares) > 0.1
+    assert max(shares) < 0.31
+
+
+def test_a_speaker_with_much_more_than_the_others_has_a_fold_alone() -> None:
+    counts = speakers(9) | {"loud": dict.fromkeys(LABELS, 40)}
+    utterances = speak(counts)
+    for seed in range(5):
+        tested = [
+            describe(utterances, split)["test"]["speakers"] for split in make_folds(utterances, "speaker4", seed)
+        ]
+        assert ["loud"] in tested
+        assert sorted(map(len, tested)) == [1, 3, 3, 3]
+
+
+def test_speakers_of_a_rare_label_are_spread_over_the_folds() -> None:
+    counts = speakers(12)
+    for name in ("s01", "s05", "s09"):
+        counts[name] = counts[name] | {"fear": 1}
+    for seed in range(10):
+        utterances = speak(counts)
+        folds = make_folds(utterances, "speaker4", seed)
+        assert max(describe(utterances, split)["test"]["counts"]["fear"] for split in folds) == 1
+
+
+def test_no_fold_is_empty_when_every_speaker_has_one_label() -> None:
+    counts = {f"s{index}": {LABELS[index % 3]: 5} for index in range(9)}
+    for seed in range(10):
+        assert all(split.test for split in make_folds(speak(counts), "speaker5", seed))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("spekaer5", "did you mean speaker5"),
+        ("speakers10", "did you mean speaker10"),
+        ("sesion", "did you mean session"),
+        ("random", "did you mean random5"),
+        ("", r"There are speakerK \(such as speaker5\), speaker, session and randomK"),
+        ("speaker-5", "did you mean speaker5"),
+        ("speaker2", "use speaker3 or more"),
+        ("random1", "use random3 or more"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense(protocol: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=f"^--split.protocol {protocol}: .*{message}"):
+        make_folds(speak(UNEVEN), protocol, seed=0)
+
+
+def error_of(utterances: Sequence[Utterance], protocol: str) -> str:
+    with pytest.raises(CorpusError) as caught:
+        make_folds(utterances, protocol, seed=0)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_too_few_speakers_or_sessions() -> None:
+    assert error_of(speak(speakers(1)), "speaker5") == (
+        "corpus has one speaker (s00): a speaker-disjoint split needs at least three; use --split.protocol random5"
+    )
+    assert "corpus has 2 speakers (s00, s01)" in error_of(speak(speakers(2)), "speaker")
+    assert error_of(speak(speakers(4)), "speaker5") == (
+        "corpus has 4 speakers, too few for the 5 folds of speaker5; use --split.protocol speaker4"
+    )
+    assert error_of(speak(speakers(4), sessions=2), "session") == (
+        "corpus has 2 sessions (Session0, Session1): leaving one session out needs at least three; "
+        "use --split.protocol speaker5"
+    )
+
+
+def test_unknown_speakers_and_sessions() -> None:
+    utterances = [*speak(speakers(6)), Utterance("lost.wav", "joy")]
+    assert error_of(utterances, "speaker5") == (
+        "lost.wav has no speaker; use --split.protocol random5 or name the speaker column (--corpus.speaker-column)"
+    )
+    assert error_of(utterances, "session").startswith(
+        "s00/anger_00.wav has no session; use --split.protocol speaker5"
+    )
+    assert len(make_folds(utterances, "random3", seed=0)) == 3
+
+
+def test_labels_that_are_too_rare() -> None:
+    utterances = [*speak(speakers(6)), Utterance("s00/sad.wav", "sad", "s00")]
+    assert error_of(utterances, "random5") == (
+        "label 'sad' has 1 utterance; random5 needs at least 5 of each label: add more of it or leave the label out"
+    )
+    assert "label 'sad' has 1 utterance; speaker5 needs" in error_of(utterances, "speaker5")
+    assert "label 'sad' has 1 utterance; speaker needs" in error_of(utterances, "speaker")
+    few = speak(speakers(4, joy=2, sad=1))
+    assert "label 'sad' has 4 utterances; random5 needs at least 5 of each label: use --split.protocol random4" in (
+        error_of(few, "random5")
+    )
+    assert len(make_folds(few, "random4", seed=0)) == 4
+
+
+def test_a_label_that_training_would_lack() -> None:
+    counts = speakers(6)
+    counts["s02"] = counts["s02"] | {"sad": 4}
+    assert error_of(speak(counts), "speaker") == (
+        "label 'sad' is missing from the training part of fold 1 of speaker: "
+        "only one speaker of the corpus has it; leave the label out"
+    )
+    assert error_of(speak(counts), "speaker3").endswith("only one speaker of the corpus has it; leave the label out")
+    counts["s03"] = counts["s03"] | {"sad": 4}
+    message = error_of(speak(counts), "speaker3")
+    assert message.startswith("label 'sad' is missing from the training part of fold ")
+    assert message.endswith("only 2 speakers of the corpus have it; try another --split.seed or leave the label out")
+
+
+def test_a_recording_that_is_listed_twice_and_none_at_all() -> None:
+    utterances = speak(speakers(6))
+    assert error_of([*utterances, utterances[7]], "random5") == (
+        "s00/neutral_01.wav is listed 2 times; list each recording once"
+    )
+    assert error_of([], "random5") == "the corpus has no utterances to split"
+
+
+def test_a_speaker_in_two_sessions_is_refused() -> None:
+    utterances = speak(speakers(6), sessions=3)
+    utterances[0] = Utterance(utterances[0].path, utterances[0].label, "s05", utterances[0].session)
+    assert error_of(utterances, "session") == (
+        "speaker 's05' is in both train and test; a split by speakers (--split.protocol speaker5) keeps them apart"
+    )
+
+
+def test_disjointness_is_checked_between_all_sides() -> None:
+    utterances = speak(speakers(3, joy=2))
+    check_disjoint(utterances, Split((0, 1), (2, 3), (4, 5)))
+    for split in (Split((0,), (1, 2), (4,)), Split((0,), (2,), (1, 4)), Split((4,), (0,), (1,))):
+        with pytest.raises(CorpusError, match="speaker 's00' is in both"):
+            check_disjoint(utterances, split)
+    nameless = [Utterance(f"{take}.wav", "joy") for take in range(3)]
+    check_disjoint(nameless, Split((0,), (1,), (2,)))
+
+
+def test_choosing_a_fold() -> None:
+    folds = make_folds(speak(UNEVEN), "speaker5", seed=0)
+    assert choose_fold(folds, 4) is folds[4]
+    for fold in (5, -1):
+        with pytest.raises(CorpusError, match=f"^--split.fold {fold}: there are 5 folds, 0 to 4$"):
+            choose_fold(folds, fold)
+
+
+def test_the_description_says_who_is_where() -> None:
+    utterances = [*speak(speakers(2, joy=2)), Utterance("lost.wav", "sad")]
+    description = describe(utterances, Split((0, 1), (4,), (2, 3)))
+    assert json.loads(json.dumps(description)) == {
+        "train": {
+            "speakers": ["s00"],
+            "counts": {"joy": 2, "sad": 0},
+            "utterances": ["s00/joy_00.wav", "s00/joy_01.wav"],
+        },
+        "validation": {"speakers": [], "counts": {"joy": 0, "sad": 1}, "utterances": ["lost.wav"]},
+        "test": {
+            "speakers": ["s01"],
+            "counts": {"joy": 2, "sad": 0},
+            "utterances": ["s01/joy_00.wav", "s01/joy_01.wav"],
+        },
+    }
