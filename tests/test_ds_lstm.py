@@ -1,0 +1,144 @@
+"""The DS-LSTM: equal to the paper's equations, in training too; padding has no influence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recurrence_checks import check_padding, check_values_and_gradients, largest_difference, random_tree
+
+from dslstm_jax.recurrence import DSLSTMStatistics, DSLSTMWeights, LSTMState, Statistics, ds_lstm
+
+B, T, X, Y, H = 4, 5, 3, 6, 4
+SHAPES = {
+    "x_kernel": (X, 5 * H),
+    "y_kernel": (Y, 5 * H),
+    "recurrent_kernel": (H, 6 * H),
+    "bias": (6 * H,),
+    "gate_scale": (4 * H,),
+    "gate_shift": (4 * H,),
+    "output_scale": (H,),
+    "output_shift": (H,),
+    "x": (B, T, X),
+    "y": (B, T, Y),
+    "hidden": (B, H),
+    "cell": (B, H),
+}
+
+
+def split(tree):
+    weights = DSLSTMWeights(*(tree[name] for name in DSLSTMWeights._fields))
+    return weights, tree["x"], tree["y"], LSTMState(tree["hidden"], tree["cell"])
+
+
+def some_statistics(steps: int) -> DSLSTMStatistics:
+    tree = random_tree(9, gate_mean=(steps, 4 * H), gate=(steps, 4 * H), output_mean=(H,), output=(H,))
+    return DSLSTMStatistics(
+        Statistics(tree["gate_mean"], 1 + tree["gate"] ** 2), Statistics(tree["output_mean"], 1 + tree["output"] ** 2)
+    )
+
+
+def torch_update(running: Statistics, mean: jax.Array, biased: jax.Array) -> Statistics:
+    unbiased = biased * B / (B - 1)
+    return Statistics(0.9 * running.mean + 0.1 * mean, 0.9 * running.variance + 0.1 * unbiased)
+
+
+def loop(tree, train: bool):
+    """The equations of the module's docstring, with W, W_T and W_F as the paper writes them."""
+    weights, x, y, (h, c) = split(tree)
+    statistics = some_statistics(T)
+    gates, candidate = slice(0, 4 * H), slice(4 * H, 5 * H)
+    w = jnp.concatenate([weights.x_kernel[:, gates], weights.y_kernel[:, gates], weights.recurrent_kernel[:, gates]])
+    w_time = jnp.concatenate([weights.x_kernel[:, candidate], weights.recurrent_kernel[:, candidate]])
+    w_frequency = jnp.concatenate([weights.y_kernel[:, candidate], weights.recurrent_kernel[:, 5 * H :]])
+    outputs, gate_rows, output_running = [], [], statistics.output
+    for t in range(T):
+        z = jnp.concatenate([x[:, t], y[:, t], h], axis=1)
+        g = 1 / (1 + jnp.exp(-(z @ w + weights.bias[gates])))
+        row = Statistics(statistics.gates.mean[t], statistics.gates.variance[t])
+        mean, variance = (g.mean(0), g.var(0)) if train else row
+        gate_rows.append(torch_update(row, g.mean(0), g.var(0)) if train else row)
+        g = (g - mean) / jnp.sqrt(variance + 1e-5) * weights.gate_scale + weights.gate_shift
+        f, i_time, o, i_frequency = (g[:, k * H : (k + 1) * H] for k in range(4))
+        c_time = jnp.tanh(jnp.concatenate([x[:, t], h], axis=1) @ w_time + weights.bias[candidate])
+        c_frequency = jnp.tanh(jnp.concatenate([y[:, t], h], axis=1) @ w_frequency + weights.bias[5 * H :])
+        c = f * c + i_time * c_time + i_frequency * c_frequency
+        h = o * jnp.tanh(c)
+        mean, variance = (h.mean(0), h.var(0)) if train else statistics.output
+        if train:
+            output_running = torch_update(output_running, mean, variance)
+        outputs.append((h - mean) / jnp.sqrt(variance + 1e-5) * weights.output_scale + weights.output_shift)
+    rows = tuple(jnp.stack(column) for column in zip(*gate_rows, strict=True))
+    return jnp.stack(outputs, axis=1), (h, c), rows, tuple(output_running)
+
+
+def scan(tree, train: bool):
+    weights, x, y, initial = split(tree)
+    mask = jnp.ones((B, T), bool)
+    outputs, final, new = ds_lstm(weights, x, y, mask, initial, statistics=some_statistics(T), train=train)
+    return outputs, tuple(final), tuple(new.gates), tuple(new.output)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_equals_a_loop_in_float64(train):
+    with jax.enable_x64(True):
+        tree = random_tree(0, **SHAPES)
+        check_values_and_gradients(lambda t: scan(t, train), lambda t: loop(t, train), tree, tolerance=1e-10)
+
+
+def run(tree, sequences, mask, steps=T, train=False, initial=None):
+    weights = split(tree)[0]
+    return ds_lstm(weights, *sequences, mask, initial, statistics=some_statistics(steps), train=train)
+
+
+def test_padding_has_no_influence():
+    tree = random_tree(1, **SHAPES)
+    check_padding(lambda sequences, mask: run(tree, sequences, mask)[:2], (tree["x"], tree["y"]), (T, 2, 0, 4))
+
+
+def test_padded_rows_take_no_part_in_the_batch_statistics():
+    tree = random_tree(2, **SHAPES)
+    sequences, mask = (tree["x"], tree["y"]), jnp.ones((B, T), bool)
+    outputs, _, statistics = run(tree, sequences, mask, train=True)
+    more = tuple(jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)]) for x in sequences)
+    padded, _, same = run(tree, more, jnp.concatenate([mask, jnp.zeros((2, T), bool)]), train=True)
+    assert largest_difference((padded[:B], same), (outputs, statistics)) < 1e-6
+    assert not padded[B:].any()
+
+
+def test_a_step_without_valid_rows_leaves_its_statistics():
+    tree = random_tree(3, **SHAPES)
+    mask = jnp.broadcast_to(jnp.arange(T) < 2, (B, T))
+    _, _, new = run(tree, (tree["x"], tree["y"]), mask, train=True)
+    old = some_statistics(T)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b[2:]), new.gates, old.gates)
+    assert largest_difference(new.gates, old.gates) > 1e-3
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(new))
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_sequences_shorter_and_longer_than_the_statistics(steps):
+    """A longer sequence reuses the last step's statistics; a shorter one leaves the later ones untouched."""
+    tree = random_tree(4, **SHAPES)
+    sequences, mask = (tree["x"], tree["y"]), jnp.ones((B, T), bool)
+    outputs, _, _ = run(tree, sequences, mask, steps=steps)
+    old = some_statistics(steps)
+    rows = np.minimum(np.arange(T), steps - 1)
+    spread = old._replace(gates=jax.tree.map(lambda a: a[rows], old.gates))
+    expected, _, _ = ds_lstm(split(tree)[0], *sequences, mask, statistics=spread)
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    _, _, new = run(tree, sequences, mask, steps=steps, train=True)
+    assert new.gates.mean.shape == (steps, 4 * H)
+    assert np.abs(new.gates.mean[:T] - old.gates.mean[:T]).max() > 1e-3
+    np.testing.assert_array_equal(new.gates.mean[T:], old.gates.mean[T:])
+
+
+def test_in_two_parts_equals_the_whole():
+    tree = random_tree(5, **SHAPES)
+    _, x, y, initial = split(tree)
+    mask, statistics = jnp.ones((B, T), bool), some_statistics(1)  # the same statistics at every step
+    weights = split(tree)[0]
+    whole, final, _ = ds_lstm(weights, x, y, mask, initial, statistics=statistics)
+    first, state, _ = ds_lstm(weights, x[:, :2], y[:, :2], mask[:, :2], initial, statistics=statistics)
+    second, last, _ = ds_lstm(weights, x[:, 2:], y[:, 2:], mask[:, 2:], state, statistics=statistics)
+    assert largest_difference(jnp.concatenate([first, second], axis=1), whole) < 1e-6
+    assert largest_difference(last, final) < 1e-6
