@@ -1,6 +1,6 @@
 """Everything that can be set, as frozen dataclasses: one per room, values only.
 
-The defaults are the paper's system: the dual-level model of PAPER (Wang et al., ICASSP 2020) and its training.
+The defaults are the paper's system: the dual-level model of Wang et al. (ICASSP 2020) and its training.
 """
 
 import dataclasses
@@ -162,12 +162,21 @@ class Config:
         _validate(self)
 
 
+def _integers(value: Any) -> list[int]:
+    """All counts in a value, however deep."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        return [count for item in value for count in _integers(item)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else []
+
+
 def _validate(config: Config) -> None:
     """Refuses values that no code below could make sense of, naming the flag."""
-    for room in ("training", "model"):
+    for room in ("features", "model", "training"):
         for name, value in dataclasses.asdict(getattr(config, room)).items():
-            if isinstance(value, int) and not isinstance(value, bool) and name != "seed" and value < 1:
-                raise ConfigError(f"{room}.{name} is {value}; it must be at least 1")
+            if name != "seed" and min(_integers(value), default=1) < 1:
+                raise ConfigError(f"{room}.{name} is {value}; its counts must be at least 1")
     if not config.training.learning_rate > 0:
         raise ConfigError(f"training.learning_rate is {config.training.learning_rate}; it must be positive")
     if not 0.0 <= config.model.spectrogram_weight <= 1.0:

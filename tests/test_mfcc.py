@@ -33,7 +33,7 @@ def test_equals_opensmile(name, record_property):
 
 
 def test_equals_the_equations_in_float64():
-    """The definition of PAPER.md, written out for one signal with loops over frames."""
+    """The HTK book's definition, written out for one signal with loops over frames."""
     samples = np.random.default_rng(0).integers(-9000, 9000, 1777)
     frames = np.stack([samples[t * 160 : t * 160 + 400] for t in range(1 + (1777 - 400) // 160)]).astype(float)
     emphasized = np.concatenate([frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1)

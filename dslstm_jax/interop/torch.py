@@ -1,6 +1,8 @@
 """The authors' PyTorch state dict becomes our variables; every size is read from the tensors.
 
-Names in the state dict: see PAPER ("Golden arrays"). PyTorch itself is needed only to read a file.
+Names in the state dict are those of the authors' repository on GitHub,
+diaoenmao/Speech-Emotion-Recognition-with-Dual-Sequence-LSTM-Architecture.
+PyTorch itself is needed only to read a file.
 """
 
 from collections.abc import Mapping, Sequence

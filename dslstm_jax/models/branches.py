@@ -12,7 +12,7 @@ from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
 def align(
     x: Float[Array, "B T1 X"], y: Float[Array, "B T2 Y"]
 ) -> tuple[Float[Array, "B T3 X"], Float[Array, "B T3 Y"]]:
-    """Brings the two CNNs' sequences to one frame rate (PAPER, "Alignment").
+    """Brings the two CNNs' sequences to one frame rate (Wang et al. 2020).
 
     T3 = T1 // 2 - 1; x_t is the mean of x's frames 2t, 2t + 1 and 2t + 2; y is cut to T3 frames.
     """

@@ -1,4 +1,4 @@
-"""The CNN over one spectrogram: twice convolution, batch norm, ReLU, max-pool (PAPER, "CNN block")."""
+"""The CNN over one spectrogram: twice convolution, batch norm, ReLU, max-pool (Wang et al. 2020, figure 2)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

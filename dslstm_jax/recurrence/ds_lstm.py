@@ -1,4 +1,4 @@
-"""The Dual-Sequence LSTM: one cell that reads two synchronized sequences (Wang et al. 2020, section 2.3).
+"""The Dual-Sequence LSTM: one cell that reads two synchronized sequences (Wang et al. 2020).
 
 At each step, with h the carried hidden state:
 

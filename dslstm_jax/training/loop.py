@@ -153,4 +153,4 @@ def fit(run: Run, corpus: Corpus, split: Split, *, length: int, console: Console
                 for name, value in record.items():
                     if name != "epoch":
                         events.add_scalar(name, value, epoch)
-                console.print(_describe(record, training.epochs), highlight=False)
+                console.print(_describe(record, training.epochs), highlight=False, soft_wrap=True)

@@ -52,7 +52,7 @@ def create_state(config: Config, classes: int, optimizer: optax.GradientTransfor
 def cross_entropy(
     branches: tuple[BranchLogits, ...], labels: Int[Array, " B"], weights: Float[Array, " B"]
 ) -> Float[Array, ""]:
-    """p CE(logits_spectrogram) + (1 - p) CE(logits_mfcc), summed over the utterances (PAPER, "Dual-level model")."""
+    """p CE(logits_spectrogram) + (1 - p) CE(logits_mfcc), summed over the utterances (Wang et al. 2020)."""
     total = jnp.zeros(())
     for logits, share in branches:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -1,9 +1,10 @@
 """The synthetic corpus: source-filter voices speaking nonsense syllables in four emotions, made with numpy.
 
-Source: Rosenberg's trigonometric glottal pulse (JASA 49, 1971) with jitter, shimmer, spectral tilt and breath noise.
-Filter: formant resonators in cascade, hiss in parallel, consonant targets: Klatt (JASA 67, 1980); vowel targets: the
-men of Peterson and Barney (JASA 24, 1952). The emotions differ in the directions that Juslin and Laukka report for
-speech (Psychological Bulletin 129, 2003); the sizes are ours, set so that unseen voices are a fair small test.
+Source: Rosenberg's trigonometric glottal pulse (JASA 49, 1971) with jitter, shimmer, spectral tilt and breath
+noise. Filter: formant resonators in cascade, hiss in parallel, consonant targets: Klatt (JASA 67, 1980); vowel
+targets: the men of Peterson and Barney (JASA 24, 1952). The emotions' pitch, rate, loudness and brightness differ
+in the directions that Juslin and Laukka report for speech (Psychological Bulletin 129, 2003). The rest of them, and
+all sizes, are ours: set so that a small recognizer (configs/quickstart.py) gets about 0.9 UA on unseen voices.
 """
 
 import dataclasses
@@ -15,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import platformdirs
+import scipy  # its parts load at their first use: listing the corpora stays quick
 import soundfile
 from jaxtyping import Float, Int16
-from scipy import ndimage, signal
 
 from dslstm_jax.config import CorpusConfig, SyntheticConfig
 from dslstm_jax.data.corpora.base import Corpus, Utterance, make_corpus
@@ -77,7 +78,7 @@ class Delivery(NamedTuple):
 
 
 _MEANS = {
-    "happy": Delivery(9.0, 4.0, -3.0, 5.2, 2.0, 3.0, -2.0, 0.010, 4.0),
+    "happy": Delivery(9.0, 4.0, -3.0, 5.2, 2.0, 3.0, -1.0, 0.010, 10.0),
     "neutral": Delivery(0.0, 1.2, 2.0, 4.2, 0.0, 2.0, 5.0, 0.010, 0.0),
     "angry": Delivery(4.0, 2.0, 5.0, 5.6, 4.0, 7.0, -8.0, 0.060, -10.0),
     "sad": Delivery(-2.0, 0.5, 1.0, 3.2, -4.0, 1.0, 15.0, 0.015, 18.0),
@@ -186,7 +187,7 @@ def synthesize(config: SyntheticConfig, speaker: int, emotion: str, take: int) -
     speech = _vocal_tract(source, voice.formant_scale * formants)
     for amplitude, hertz, width in ((hiss_low, 2800.0, 1000.0), (hiss_high, 5500.0, 2000.0)):
         noise = 0.15 * amplitude * rng.standard_normal(len(amplitude))
-        speech += signal.sosfilt(_resonators(voice.formant_scale * np.array([hertz]), np.array([width])), noise)
+        speech += scipy.signal.sosfilt(_resonators(voice.formant_scale * np.array([hertz]), np.array([width])), noise)
     return _record(speech, delivery.loudness, rng)
 
 
@@ -248,7 +249,7 @@ def _plan(
 
 
 def _smooth(track: Float[np.ndarray, "T *D"], frames: float) -> Float[np.ndarray, "T *D"]:
-    smoothed: np.ndarray = ndimage.gaussian_filter1d(track, frames, axis=0, mode="nearest")
+    smoothed: np.ndarray = scipy.ndimage.gaussian_filter1d(track, frames, axis=0, mode="nearest")
     return smoothed
 
 
@@ -282,7 +283,7 @@ def _tilt(source: Float[np.ndarray, " N"], loss: float) -> Float[np.ndarray, " N
     power = 10.0 ** (-loss / 10.0)
     half = (1.0 - power * np.cos(2.0 * np.pi * 3000.0 / SAMPLE_RATE)) / (1.0 - power)
     pole = half - np.sqrt(half**2 - 1.0)
-    tilted: np.ndarray = signal.lfilter([1.0 - pole], [1.0, -pole], source)
+    tilted: np.ndarray = scipy.signal.lfilter([1.0 - pole], [1.0, -pole], source)
     return tilted
 
 
@@ -310,7 +311,7 @@ def _vocal_tract(source: Float[np.ndarray, " N"], formants: Float[np.ndarray, "T
 
     padded = np.pad(source, _FRAME // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _FRAME)[::_FRAME]
-    spectra = np.fft.rfft(windows * signal.windows.hann(2 * _FRAME, sym=False), blocks * _FRAME)
+    spectra = np.fft.rfft(windows * scipy.signal.windows.hann(2 * _FRAME, sym=False), blocks * _FRAME)
     ringing = np.fft.irfft(response * spectra).reshape(len(formants), blocks, _FRAME)
     speech = np.zeros((len(formants) + blocks, _FRAME))
     for block in range(blocks):

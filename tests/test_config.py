@@ -1,0 +1,89 @@
+"""Configs: files, JSON, and one clear line for every mistake."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from golden_arrays import ROWS
+
+from dslstm_jax.config import Config, CorpusConfig, ModelConfig, TrainingConfig, from_dict, load_config, to_dict
+from dslstm_jax.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def test_json_round_trip():
+    config = Config(CorpusConfig(name="ravdess", root="x"), training=TrainingConfig(halve_after=(2, 3)))
+    assert from_dict(to_dict(config)) == config
+    assert from_dict({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"model": {"hiden": 3}}, "hiden"),
+        ({"model": {"hidden": "many"}}, "config.model.hidden"),
+        ({"modell": {}}, "modell"),
+        ({"model": {"hidden": 0}}, "model.hidden"),
+    ],
+)
+def test_json_mistakes_are_named(values, named):
+    with pytest.raises(ConfigError, match=named) as caught:
+        from_dict(values, source="run/config.json")
+    assert str(caught.value).startswith("run/config.json: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"training": TrainingConfig(batch_size=0)}, "training.batch_size"),
+        ({"training": TrainingConfig(learning_rate=0.0)}, "training.learning_rate"),
+        ({"training": TrainingConfig(learning_rate=float("nan"))}, "training.learning_rate"),
+        ({"model": ModelConfig(spectrogram_weight=1.5)}, "model.spectrogram_weight"),
+        ({"model": ModelConfig(channels=(8, 0))}, "model.channels"),
+        ({"model": ModelConfig(kernels=((4, 2),))}, "model.kernels"),
+        ({"model": ModelConfig("none", mfcc_branch=False)}, "both branches are off"),
+    ],
+)
+def test_impossible_values_are_refused(values, named):
+    with pytest.raises(ConfigError, match=named):
+        Config(**values)
+
+
+def test_every_config_file_loads():
+    files = sorted(path for path in CONFIGS.glob("*.py") if path.name != "paper.py")
+    assert {path.stem for path in files} >= {"quickstart", "dual_level"}
+    for path in files:
+        assert isinstance(load_config(str(path)), Config)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_the_papers_table_has_a_config(row):
+    config = load_config(f"{CONFIGS / 'paper.py'}:{row}")
+    assert config.training == TrainingConfig()
+    assert config.model.mfcc_branch == ("m_lstm" in row or row == "dual_level")
+    assert (config.model.spectrogram_branch == "ds_lstm") == (row in ("m_ds_lstm", "dual_level"))
+    sizes = [resolution.n_fft for resolution in config.features.spectrograms]
+    if row.startswith("cnn_lstm"):
+        assert sizes == {"512": [512], "1024": [1024], "both": [512, 1024]}[row.split("_")[2]]
+
+
+def test_the_default_is_the_papers_system():
+    values = to_dict(Config())
+    assert values == to_dict(
+        dataclasses.replace(load_config(f"{CONFIGS / 'paper.py'}:dual_level"), corpus=CorpusConfig())
+    )
+
+
+def test_config_file_mistakes_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.py: no such file"):
+        load_config(str(tmp_path / "nowhere.py"))
+    broken = tmp_path / "broken.py"
+    broken.write_text("from dslstm_jax.config import Config\nconfig = Config(modle=3)\n")
+    with pytest.raises(ConfigError, match=r"broken\.py does not run: TypeError.*modle"):
+        load_config(str(broken))
+    with pytest.raises(ConfigError, match=r"no 'mine'.*paper\.py:m_lstm"):
+        load_config(f"{CONFIGS / 'paper.py'}:mine")
+    with pytest.raises(ConfigError, match="no 'config'"):
+        load_config(str(CONFIGS / "paper.py"))

@@ -1,0 +1,133 @@
+"""Training: it learns, writes down what it did, and a stopped run ends as one that never was stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config, write_config
+
+from dslstm_jax.cli import main
+from dslstm_jax.errors import RunError
+from dslstm_jax.serving.predictor import load
+from dslstm_jax.training import loop
+from dslstm_jax.training.loop import add
+from dslstm_jax.training.step import Totals
+
+
+def records(run) -> list[dict[str, float]]:
+    """metrics.jsonl without the speed, which no two runs share."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "utterances_per_second"} for row in rows]
+
+
+def assert_same_end(run, other):
+    assert records(run) == records(other)
+    ours, theirs = load(run).variables, load(other).variables
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_it_learns(trained):
+    rows = records(trained)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["train_ua"] > 0.5
+
+
+def test_the_run_folder_is_complete(trained):
+    present = {path.name for path in trained.iterdir()}
+    assert present == {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "folds.json",
+        "labels.json",
+        "metrics.jsonl",
+        "report",
+        "tensorboard",
+    }
+    assert {path.name for path in (trained / "report").iterdir()} == {"report.md", "confusion.png", "curves.png"}
+    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+    assert json.loads((trained / "labels.json").read_text()) == ["happy", "neutral", "angry", "sad"]
+    folds = json.loads((trained / "folds.json").read_text())
+    speakers = [set(folds[side]["speakers"]) for side in ("train", "validation", "test")]
+    assert [len(side) for side in speakers] == [2, 2, 2]
+    assert len(set.union(*speakers)) == 6
+
+
+def test_a_run_stopped_half_way_and_resumed_ends_the_same(trained, tones, tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
+    arguments = ["train", str(config), "--workdir", str(tmp_path / "run")]
+    whole = loop.batches
+
+    def interrupted(*args, **kwargs):
+        for number, batch in enumerate(whole(*args, **kwargs)):
+            if kwargs.get("shuffle") == (0, 3) and number == 1:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(loop, "batches", interrupted)
+    assert main(arguments) == 130
+    assert len(records(tmp_path / "run")) == 2
+    monkeypatch.setattr(loop, "batches", whole)
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert "resumed after epoch 2" in capsys.readouterr().out
+    assert_same_end(tmp_path / "run", trained)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_end(trained, tones, tmp_path):
+    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "dslstm_jax", "train", str(config), "--workdir", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (run / "metrics.jsonl").exists() or len(records(run)) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    assert_same_end(run, trained)
+
+
+def test_resuming_with_other_settings_is_refused(trained, tones, tmp_path, capsys):
+    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
+    flags = ["--resume", "--training.batch-size", "7"]
+    assert main(["train", str(config), "--workdir", str(trained), *flags]) == 2
+    assert "training.batch_size = 4, not 7" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tones, tmp_path, capsys):
+    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
+    flags = ["--training.learning-rate", "1e30"]
+    assert main(["train", str(config), "--workdir", str(tmp_path / "run"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert "not finite in epoch" in error
+    assert "--training.learning-rate" in error
+
+
+def test_totals_add_up():
+    def totals(n):
+        return Totals(np.float32(n), np.float32(1), np.full((2, 2), n, np.float32))
+
+    result = add(iter([totals(1), totals(2), totals(4)]))
+    assert (float(result.loss), float(result.utterances)) == (7, 3)
+    np.testing.assert_array_equal(result.confusion, np.full((2, 2), 7))
+    with pytest.raises(ValueError, match="no batch"):
+        add(iter([]))
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path, tones):
+    from dslstm_jax.training.run import create_run
+
+    create_run(tmp_path / "run", tiny_config(tones), ["happy", "sad"], folds={})
+    with pytest.raises(RunError, match="holds no checkpoint"):
+        load(tmp_path / "run")

@@ -1,0 +1,260 @@
+"""The whole network against the authors' PyTorch modules, all rows of the paper's table, number by number."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_arrays import ROWS, golden, part
+
+from dslstm_jax.config import SPECTROGRAM_512, Config, ModelConfig, TrainingConfig
+from dslstm_jax.features import Features
+from dslstm_jax.interop.torch import import_state_dict, parameters
+from dslstm_jax.models.recognizer import Recognizer, average, count_parameters, forward, initialize
+from dslstm_jax.training.step import cross_entropy, make_optimizer
+
+LEARNING_RATE = 1e-3
+every_row = pytest.mark.parametrize("row", ROWS)
+
+
+def inputs(arrays: dict[str, np.ndarray], config: Config) -> Features:
+    mels = [arrays[f"input/mel_{resolution.n_fft}_db"][:, 0] for resolution in config.features.spectrograms]
+    spectrograms = tuple(jnp.asarray(mel).swapaxes(1, 2) for mel in mels)
+    return Features(jnp.asarray(arrays["input/mfcc"]), jnp.asarray(arrays["input/mfcc_lengths"]), spectrograms)
+
+
+@pytest.fixture(scope="module")
+def three_steps():
+    """Trains a row for three steps from the authors' initial weights; once for all tests of the row."""
+    trained = {}
+
+    def train(row: str):
+        if row in trained:
+            return trained[row]
+        arrays = golden(f"torch_{row}_small")
+        config, variables = import_state_dict(part(arrays, "init/"), Config())
+        features, labels = inputs(arrays, config), jnp.asarray(arrays["input/labels"])
+        model, optimizer = Recognizer(config.model, 4), make_optimizer(TrainingConfig(), steps_per_epoch=100)
+
+        def loss(params, batch_stats):
+            branches, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats}, features, train=True, mutable=["batch_stats"]
+            )
+            return cross_entropy(branches, labels, jnp.ones(4)) / 4, updated.get("batch_stats", {})
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        params, batch_stats, state = (
+            variables["params"],
+            variables["batch_stats"],
+            optimizer.init(variables["params"]),
+        )
+        losses, gradients, trajectory = [], [], [params]
+        for _ in range(3):
+            (value, batch_stats), gradient = step(params, batch_stats)
+            updates, state = optimizer.update(gradient, state)
+            params = optax.apply_updates(params, updates)
+            losses.append(float(value))
+            gradients.append(gradient)
+            trajectory.append(params)
+        trained[row] = arrays, losses, gradients[0], trajectory, batch_stats
+        return trained[row]
+
+    return train
+
+
+@every_row
+def test_three_training_losses_equal_the_authors(row, three_steps):
+    arrays, losses, *_ = three_steps(row)
+    relative = np.abs(np.array(losses) / arrays["train_losses"] - 1).max()
+    print(f"{row}: three Adam losses within {relative:.1e} relative")
+    assert relative <= 1e-4
+
+
+def blocks(leaf: np.ndarray, path: str, hidden: int) -> list[np.ndarray]:
+    """A fused kernel or bias of the DS-LSTM in its gates and candidates, as fine as the authors' tensors or finer."""
+    name = path.rsplit("/", 1)[-1]
+    fused = "ds_lstm" in path and name in ("x_kernel", "y_kernel", "recurrent_kernel", "bias")
+    return np.split(leaf, leaf.shape[-1] // hidden, axis=-1) if fused else [leaf]
+
+
+def named_leaves(tree) -> dict[str, np.ndarray]:
+    return {
+        "/".join(str(key.key) for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def no_true_gradient(path: str) -> bool:
+    """A bias before batch norm cancels out: its gradient is zero, and what PyTorch records is rounding noise."""
+    return "convolution" in path and path.endswith("bias")
+
+
+@every_row
+def test_first_gradients_equal_the_authors(row, three_steps):
+    arrays, _, gradient, *_ = three_steps(row)
+    found, expected = named_leaves(gradient), named_leaves(parameters(part(arrays, "grad/")))
+    assert found.keys() == expected.keys()
+    worst = ("", 0.0)
+    for path, reference in expected.items():
+        if no_true_gradient(path):
+            assert np.abs(found[path]).max() < 1e-6
+            assert np.abs(reference).max() < 1e-6
+            continue
+        pairs = zip(blocks(found[path], path, 12), blocks(reference, path, 12), strict=True)
+        relative = max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+        worst = max(worst, (path, relative), key=lambda item: item[1])
+    print(f"{row}: first gradients within {worst[1]:.1e} relative L2 (largest in {worst[0]})")
+    assert worst[1] <= 1e-3
+
+
+def authors_biases(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The authors' convolution biases before each of the three steps.
+
+    Adam turns their rounding noise of a gradient into steps of up to the learning rate. The first step follows
+    from the recorded gradient; the second lies halfway to the end, within half a learning rate.
+    """
+    start, gradient, end = (
+        {
+            path: leaf
+            for path, leaf in named_leaves(parameters(part(arrays, prefix))).items()
+            if no_true_gradient(path)
+        }
+        for prefix in ("init/", "grad/", "after3/")
+    )
+    first = {p: start[p] - LEARNING_RATE * gradient[p] / (np.abs(gradient[p]) + 1e-8) for p in start}
+    return [start, first, {p: (first[p] + end[p]) / 2 for p in start}]
+
+
+@every_row
+def test_running_statistics_after_three_steps_equal_the_authors(row, three_steps):
+    """Within 1e-4. The means after a convolution hold its bias, which wanders by rounding noise in PyTorch and ours;
+    they are compared with both wanderings taken out."""
+    arrays, _, _, trajectory, batch_stats = three_steps(row)
+    _, after = import_state_dict(part(arrays, "after3/"), Config())
+    found, expected = named_leaves(batch_stats), named_leaves(after["batch_stats"])
+    assert found.keys() == expected.keys()
+    ours, theirs = [named_leaves(params) for params in trajectory[:3]], authors_biases(arrays)
+    plain, largest = 0.0, 0.0
+    for path in expected:
+        difference = found[path] - expected[path]
+        if "/cnn_" in path and path.endswith("mean"):
+            plain = max(plain, float(np.abs(difference).max()))
+            bias = path.replace("batch_norm", "convolution").replace("running_mean", "bias")
+            shares = (0.9**2 * 0.1, 0.9 * 0.1, 0.1)
+            difference = difference - sum(
+                share * (a[bias] - b[bias]) for share, a, b in zip(shares, ours, theirs, strict=True)
+            )
+        largest = max(largest, float(np.abs(difference).max()))
+    print(f"{row}: running statistics within {largest:.1e} ({plain:.1e} with the wandering convolution biases)")
+    assert largest <= 1e-4
+    assert plain <= 1e-4 + LEARNING_RATE * (0.9 * 0.1 * 2 + 0.1 * 4)
+
+
+@pytest.mark.parametrize("name", [f"{row}_small" for row in ROWS] + ["dual_level_paper"])
+def test_evaluation_equals_the_authors(name):
+    arrays = golden(f"torch_{name}")
+    config, variables = import_state_dict(part(arrays, "after3/"), Config())
+    features = inputs(arrays, config)
+    model = Recognizer(config.model, 4)
+    branches, _ = jax.jit(partial(model.apply, train=False, mutable=["batch_stats"]))(variables, features)
+    expected = [value for key, value in sorted(arrays.items(), reverse=True) if "eval/classification" in key]
+    differences = [float(np.abs(b.logits - e).max()) for b, e in zip(branches, expected, strict=True)]
+    print(f"{name}: logits within {max(differences):.1e}")
+    assert max(differences) <= 1e-4
+    np.testing.assert_array_equal(jnp.argmax(average(branches), axis=-1), arrays["eval_pred"])
+    loss = cross_entropy(branches, jnp.asarray(arrays["input/labels"]), jnp.ones(4)) / 4
+    np.testing.assert_allclose(loss, arrays["eval_loss"], atol=1e-4)
+
+
+def test_the_papers_model_has_3732296_parameters():
+    shapes = jax.eval_shape(lambda: initialize(jax.random.key(0), Config(), classes=4))
+    assert count_parameters(shapes) == 3_732_296
+
+
+SMALL = Config(model=ModelConfig(channels=(3, 2), hidden=4, mfcc_hidden=5))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return initialize(jax.random.key(0), SMALL, classes=3)
+
+
+def waveforms(padding: float) -> tuple[jax.Array, jax.Array]:
+    lengths = jnp.array([16_000, 9_000, 0])
+    noise = np.random.default_rng(0).normal(size=(3, 16_000)).astype(np.float32) * 0.1
+    return jnp.where(jnp.arange(16_000) < lengths[:, None], noise, padding), lengths
+
+
+def losses_and_gradient(variables, waveforms, lengths):
+    def loss(params):
+        branches, batch_stats = forward({**variables, "params": params}, waveforms, lengths, config=SMALL, train=True)
+        return cross_entropy(branches, jnp.array([0, 1, 2]), jnp.array([1.0, 1.0, 0.0])), batch_stats
+
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+def test_nan_padding_and_padded_rows_change_neither_loss_nor_gradient_nor_statistics(variables):
+    step = jax.jit(losses_and_gradient)
+    expected = step(variables, *waveforms(0.0))
+    jax.tree.map(np.testing.assert_array_equal, step(variables, *waveforms(float("nan"))), expected)
+    without = jax.tree.map(lambda x: x[:2], waveforms(0.0))
+
+    def two_rows(variables, waveforms, lengths):
+        def loss(params):
+            branches, batch_stats = forward(
+                {**variables, "params": params}, waveforms, lengths, config=SMALL, train=True
+            )
+            return cross_entropy(branches, jnp.array([0, 1]), jnp.ones(2)), batch_stats
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    found = jax.jit(two_rows)(variables, *without)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+
+
+def test_initial_weights_are_pytorchs():
+    """Uniform within 1 / sqrt(fan-in); batch-norm scales 1, and 0.1 in the cell; all reproducible."""
+    shapes = ModelConfig(channels=(16, 8), hidden=24, mfcc_hidden=24)
+    config = Config(model=shapes)
+    leaves = named_leaves(initialize(jax.random.key(1), config, classes=4)["params"])
+    x, y, h = 8 * 31, 8 * 63, 24
+    bounds = {
+        "mfcc_branch/lstm_0/input_kernel": h,
+        "mfcc_branch/lstm_1/recurrent_bias": h,
+        "mfcc_branch/classifier/kernel": h,
+        "spectrogram_branch/classifier/bias": h,
+        "spectrogram_branch/cnn_0/convolution_0/kernel": 8,
+        "spectrogram_branch/cnn_0/convolution_1/kernel": 16 * 8,
+        "spectrogram_branch/cnn_0/convolution_1/bias": 16 * 8,
+    }
+    for path, fan_in in bounds.items():
+        largest = np.abs(leaves[path]).max() * np.sqrt(fan_in)
+        assert 0.5 < largest <= 1, path
+    cell = "spectrogram_branch/ds_lstm_0"
+    for name, columns, fan_in in [
+        ("x_kernel", slice(0, 4 * h), x + y + h),
+        ("x_kernel", slice(4 * h, None), x + h),
+        ("y_kernel", slice(0, 4 * h), x + y + h),
+        ("y_kernel", slice(4 * h, None), y + h),
+        ("recurrent_kernel", slice(0, 4 * h), x + y + h),
+        ("recurrent_kernel", slice(4 * h, 5 * h), x + h),
+        ("recurrent_kernel", slice(5 * h, None), y + h),
+    ]:
+        largest = np.abs(leaves[f"{cell}/{name}"][:, columns]).max() * np.sqrt(fan_in)
+        assert 0.9 < largest <= 1, (name, columns)
+    assert np.unique(leaves[f"{cell}/gate_scale"]) == np.float32(0.1)
+    assert np.unique(leaves[f"{cell}/output_scale"]) == 1
+    assert np.unique(leaves["spectrogram_branch/cnn_1/batch_norm_0/scale"]) == 1
+
+
+def test_a_spectrogram_too_short_to_align_is_refused():
+    config = Config(model=SMALL.model)
+    short = SPECTROGRAM_512.__class__(512, 256, 128, frames=12)
+    config = Config(
+        model=SMALL.model, features=config.features.__class__(spectrograms=(short, config.features.spectrograms[1]))
+    )
+    with pytest.raises(ValueError, match="cannot be aligned"):
+        jax.eval_shape(lambda: initialize(jax.random.key(0), config, classes=3))
