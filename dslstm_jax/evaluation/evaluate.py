@@ -90,7 +90,7 @@ def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int)
     config = run.config
     shapes = jax.eval_shape(partial(create_variables, config, len(run.labels)))
     with Checkpoints(run.checkpoints) as checkpoints:
-        variables, records, epoch = checkpoints.restore_best(shapes)
+        variables, epoch = checkpoints.restore_best(shapes)
     utterances = [corpus.utterances[index] for index in getattr(split, side)]
     data = batches(
         utterances,
@@ -113,11 +113,11 @@ def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int)
     if side == "test":
         write_report(
             run.report,
-            title=f"{corpus.name}: {run.path.name}",
+            title=f"{corpus.name}, run {run.path.name}",
             protocol=result.protocol,
             matrix=result.confusion,
             labels=run.labels,
-            records=records,
+            records=run.read_records(),
             best_epoch=epoch,
         )
     return result

@@ -43,8 +43,8 @@ class MFCCBranch(nn.Module):
         return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))
 
 
-class CNNLSTMBranch(nn.Module):
-    """CNN-LSTM: for each spectrogram a CNN, an LSTM and the mean over time; the means side by side, linear."""
+class SpectrogramBranch(nn.Module):
+    """What the two branches over spectrograms share: a CNN of its own for each spectrogram."""
 
     classes: int
     channels: tuple[int, ...]
@@ -52,13 +52,25 @@ class CNNLSTMBranch(nn.Module):
     hidden: int
     layers: int
 
+    def sequences(
+        self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], train: bool
+    ) -> list[Float[Array, "B U D"]]:
+        """The CNNs' outputs, each at its own frame rate."""
+        return [
+            CNN(self.channels, kernel, name=f"cnn_{index}")(spectrogram, valid, train=train)
+            for index, (spectrogram, kernel) in enumerate(zip(spectrograms, self.kernels, strict=True))
+        ]
+
+
+class CNNLSTMBranch(SpectrogramBranch):
+    """CNN-LSTM: an LSTM over each CNN's sequence and its mean over time; the means side by side, linear."""
+
     @nn.compact
     def __call__(
         self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, "B C"]:
         means = []
-        for index, (spectrogram, kernel) in enumerate(zip(spectrograms, self.kernels, strict=True)):
-            x = CNN(self.channels, kernel, name=f"cnn_{index}")(spectrogram, valid, train=train)
+        for index, x in enumerate(self.sequences(spectrograms, valid, train)):
             mask = every_frame(valid, x.shape[1])
             for layer in range(self.layers):
                 x = LSTMLayer(self.hidden, name=f"lstm_{index}_{layer}")(x, mask)
@@ -66,25 +78,14 @@ class CNNLSTMBranch(nn.Module):
         return linear(self.classes, len(means) * self.hidden, "classifier")(jnp.concatenate(means, axis=-1))
 
 
-class DSLSTMBranch(nn.Module):
-    """M_DS-LSTM: two CNNs, aligned, into the DS-LSTM; every layer reads the same y; mean over time, linear."""
-
-    classes: int
-    channels: tuple[int, ...]
-    kernels: tuple[tuple[int, int], ...]
-    hidden: int
-    layers: int
+class DSLSTMBranch(SpectrogramBranch):
+    """M_DS-LSTM: the two sequences aligned, then DS-LSTM layers that all read the same y; mean over time, linear."""
 
     @nn.compact
     def __call__(
         self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, "B C"]:
-        x, y = align(
-            *(
-                CNN(self.channels, kernel, name=f"cnn_{index}")(spectrogram, valid, train=train)
-                for index, (spectrogram, kernel) in enumerate(zip(spectrograms, self.kernels, strict=True))
-            )
-        )
+        x, y = align(*self.sequences(spectrograms, valid, train))
         mask = every_frame(valid, x.shape[1])
         for layer in range(self.layers):
             x = DSLSTMLayer(self.hidden, name=f"ds_lstm_{layer}")(x, y, mask, train=train)

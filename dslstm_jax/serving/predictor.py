@@ -143,5 +143,5 @@ def load(run: str | Path) -> Predictor:
     opened = open_run(Path(run))
     shapes = jax.eval_shape(partial(create_variables, opened.config, len(opened.labels)))
     with Checkpoints(opened.checkpoints) as checkpoints:
-        variables, _, _ = checkpoints.restore_best(shapes)
+        variables, _ = checkpoints.restore_best(shapes)
     return Predictor(variables, opened.config, opened.labels)

@@ -64,8 +64,8 @@ class Checkpoints:
 
     def save_variables(self, variables: Variables) -> None:
         """Saves variables that came from elsewhere: there is nothing to train on from, and no score."""
-        items = {"variables": ocp.args.StandardSave(variables), "records": ocp.args.JsonSave({"records": []})}
-        self.manager.save(0, args=ocp.args.Composite(**items), metrics={SCORE: 0.0})
+        items = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
+        self.manager.save(0, args=items, metrics={SCORE: 0.0})
 
     def restore_latest(self, state: TrainState) -> tuple[TrainState, list[Record]] | None:
         """The newest state and its records; None if nothing was saved yet.
@@ -90,8 +90,8 @@ class Checkpoints:
             "records"
         ]
 
-    def restore_best(self, variables: Any) -> tuple[Variables, list[Record], int]:
-        """The variables of the epoch with the best validation UA, its records, and the epoch.
+    def restore_best(self, variables: Any) -> tuple[Variables, int]:
+        """The variables of the epoch with the best validation UA, and that epoch.
 
         Args:
           variables: shapes and types, such as `jax.eval_shape` gives.
@@ -102,12 +102,8 @@ class Checkpoints:
         epoch = self.manager.best_step()
         if epoch is None:
             raise RunError(f"{self.folder} holds no checkpoint: the run was stopped in its first epoch; --resume it")
-        items = {
-            "variables": ocp.args.StandardRestore(_abstract(variables)),
-            "records": ocp.args.JsonRestore(),
-        }
-        restored = self._restore(epoch, items)
-        return restored["variables"], restored["records"]["records"], epoch
+        restored = self._restore(epoch, {"variables": ocp.args.StandardRestore(_abstract(variables))})
+        return restored["variables"], epoch
 
     def _restore(self, epoch: int, items: dict[str, Any]) -> Any:
         try:

@@ -36,12 +36,24 @@ class Run:
         return self.path / "report"
 
     @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
     def write_records(self, records: Sequence[Record]) -> None:
         """metrics.jsonl: a line for each epoch."""
-        write_text(self.path / "metrics.jsonl", "".join(to_json(record) + "\n" for record in records))
+        write_text(self.metrics, "".join(to_json(record) + "\n" for record in records))
+
+    def read_records(self) -> list[Record]:
+        """What `write_records` wrote.
+
+        Raises:
+          RunError: the file is missing or damaged.
+        """
+        return [_parse_json(line, self.metrics) for line in _read_text(self.metrics).splitlines()]
 
     def read_folds(self) -> dict[str, Any]:
         """folds.json: who was in training, validation and test.
@@ -123,9 +135,18 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> Any:
+    return _parse_json(_read_text(path), path)
+
+
+def _read_text(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
