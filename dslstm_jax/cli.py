@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -107,6 +107,13 @@ def _load_data(config: Config) -> "tuple[Corpus, Split, int]":
     return corpus, split, -(-max(lengths) // unit) * unit
 
 
+def _with_absolute_paths(config: Config) -> Config:
+    """The config with the corpus named so that its run folder can be used from anywhere."""
+    found = {name: getattr(config.corpus, name) for name in ("root", "manifest")}
+    absolute: Any = {name: path and str(Path(path).expanduser().resolve()) for name, path in found.items()}
+    return replace(config, corpus=replace(config.corpus, **absolute))
+
+
 def _print_evaluation(run: "Run", result: "Evaluation") -> None:
     from dslstm_jax.evaluation.report import format_confusion
 
@@ -125,7 +132,7 @@ def train(arguments: Train) -> int:
     from dslstm_jax.training.loop import fit
     from dslstm_jax.training.run import check_resumable, create_run, open_run
 
-    config, console = arguments.config, Console()
+    config, console = _with_absolute_paths(arguments.config), Console()
     corpus, split, length = _load_data(config)
     folds = describe(corpus.utterances, split)
     if arguments.resume and arguments.workdir.exists():
@@ -254,6 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     command = argv[0]
     if command not in COMMANDS:
         print(f"dslstm: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
@@ -268,5 +278,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dslstm {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"dslstm {command}: interrupted", file=sys.stderr)
+        hint = "; go on with --resume" if command == "train" else ""
+        print(f"dslstm {command}: interrupted{hint}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,32 @@ def test_predict_searches_folders(capsys, trained, tones, tmp_path):
     assert len(out) == 48 + 1
     assert "missing" in err[0]
     assert "error" in json.loads(out[-1])
+
+
+def test_file_names_that_are_no_text_are_printed_escaped(trained, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
+    Path(name).write_bytes(b"not sound")
+    command = [sys.executable, "-m", "dslstm_jax", "predict", "--model", str(trained), "--format", "json", name]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert json.loads(found.stdout)["path"] == name
+    assert "not a sound file" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(trained, tones):
+    command = f"{sys.executable} -m dslstm_jax predict --model {trained} --format csv {tones} {tones} | head -n 1"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert found.stdout.startswith("path,label")
+    assert found.stderr == ""
+
+
+def test_a_run_folder_knows_its_corpus_from_anywhere(capsys, config, tones, tmp_path, monkeypatch):
+    monkeypatch.chdir(tones.parent)
+    flags = ["--corpus.root", tones.name, "--training.epochs", "1"]
+    assert run(capsys, "train", config, "--workdir", tmp_path / "run", *flags)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "evaluate", "run")[0] == 0
 
 
 def test_a_missing_model_is_one_line(capsys, tmp_path):
