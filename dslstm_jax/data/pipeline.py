@@ -1,7 +1,7 @@
 """Utterances to padded batches, read and decoded in background threads by Grain."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -46,8 +46,15 @@ def pad_waveforms(
     return padded, lengths
 
 
-def measure(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[int], list[AudioError]]:
+def measure(
+    utterances: Sequence[Utterance], sample_rate: int, done: Callable[[], None] = lambda: None
+) -> tuple[list[int], list[AudioError]]:
     """Decodes every recording once, so that a bad file is found before any training.
+
+    Args:
+      utterances: what to read.
+      sample_rate: hertz.
+      done: called after each recording.
 
     Returns:
       The number of samples of each readable recording, and the error of each other one.
@@ -59,12 +66,16 @@ def measure(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[int
         except AudioError as error:
             return error
 
+    lengths: list[int] = []
+    errors: list[AudioError] = []
     with ThreadPoolExecutor(READING_THREADS) as pool:
-        results = list(pool.map(decode, utterances))
-    return (
-        [result for result in results if isinstance(result, int)],
-        [result for result in results if isinstance(result, AudioError)],
-    )
+        for result in pool.map(decode, utterances):
+            if isinstance(result, AudioError):
+                errors.append(result)
+            else:
+                lengths.append(result)
+            done()
+    return lengths, errors
 
 
 def batches(

@@ -89,7 +89,9 @@ def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
         features = extract_features(waveforms, lengths, config.features)
         return dict(Recognizer(config.model, classes).init(key, features, train=False))
 
-    return jax.jit(init)()
+    # Drawing the numbers is quick and compiling the drawing is not: on a CPU most of it is LLVM's optimizer.
+    hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=hurry)()
 
 
 def count_classes(variables: Variables) -> int:
