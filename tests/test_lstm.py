@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from recurrence_checks import check_padding, check_values_and_gradients, random_tree
 
 from dslstm_jax.recurrence import LSTMState, LSTMWeights, lstm
@@ -26,12 +27,13 @@ def split(tree):
     return weights, tree["x"], LSTMState(tree["hidden"], tree["cell"])
 
 
-def loop(tree):
-    """The equations of PyTorch's documentation, one gate at a time."""
+def loop(tree, mask):
+    """The equations of PyTorch's documentation, one gate at a time; padding passes the state on and outputs 0."""
     weights, x, (h, c) = split(tree)
     gates = [slice(k * H, (k + 1) * H) for k in range(4)]
-    hidden = []
+    outputs = []
     for t in range(x.shape[1]):
+        valid = mask[:, t, None]
         i, f, g, o = (
             x[:, t] @ weights.input_kernel[:, gate]
             + weights.input_bias[gate]
@@ -39,21 +41,26 @@ def loop(tree):
             + weights.recurrent_bias[gate]
             for gate in gates
         )
-        c = c / (1 + jnp.exp(-f)) + jnp.tanh(g) / (1 + jnp.exp(-i))
-        h = jnp.tanh(c) / (1 + jnp.exp(-o))
-        hidden.append(h)
-    return jnp.stack(hidden, axis=1), (h, c)
+        new_c = c / (1 + jnp.exp(-f)) + jnp.tanh(g) / (1 + jnp.exp(-i))
+        new_h = jnp.tanh(new_c) / (1 + jnp.exp(-o))
+        h, c = jnp.where(valid, new_h, h), jnp.where(valid, new_c, c)
+        outputs.append(jnp.where(valid, h, 0))
+    return jnp.stack(outputs, axis=1), (h, c)
 
 
-def scan(tree):
+def scan(tree, mask):
     weights, x, initial = split(tree)
-    outputs, final = lstm(weights, x, jnp.ones(x.shape[:2], bool), initial)
+    outputs, final = lstm(weights, x, mask, initial)
     return outputs, tuple(final)
 
 
-def test_equals_a_loop_in_float64():
+@pytest.mark.parametrize("lengths", [(T, T, T), (T, 2, 1)], ids=["whole", "padded"])
+def test_equals_a_loop_in_float64(lengths):
+    """Values, and the gradients that are written by hand."""
+    mask = jnp.arange(T) < jnp.array(lengths)[:, None]
     with jax.enable_x64(True):
-        check_values_and_gradients(scan, loop, random_tree(0, **SHAPES), tolerance=1e-10)
+        tree = random_tree(0, **SHAPES)
+        check_values_and_gradients(lambda t: scan(t, mask), lambda t: loop(t, mask), tree, tolerance=1e-10)
 
 
 def test_starts_at_zero():

@@ -1,6 +1,6 @@
 """The plain LSTM as a function of its weights: sequences in, sequences out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,88 @@ def keep_state_at_padding(valid: Bool[Array, " B"], new: LSTMState, old: LSTMSta
     return jax.tree.map(lambda after, before: jnp.where(valid[:, None], after, before), new, old)
 
 
+class _Trace(NamedTuple):
+    """What the backward pass needs of every step."""
+
+    hidden: Float[Array, "T B H"]
+    cell: Float[Array, "T B H"]
+    gates: Float[Array, "T B 4*H"]
+
+
+def _forward(
+    projected: Float[Array, "T B 4*H"],
+    recurrent_kernel: Float[Array, "H 4*H"],
+    mask: Bool[Array, "T B"],
+    initial: LSTMState,
+) -> tuple[LSTMState, _Trace]:
+    def step(state: LSTMState, inputs: tuple[Float[Array, "B 4*H"], Bool[Array, " B"]]) -> tuple[LSTMState, _Trace]:
+        from_input, valid = inputs
+        i, f, g, o = jnp.split(from_input + state.hidden @ recurrent_kernel, 4, axis=-1)
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        cell = f * state.cell + i * g
+        state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
+        return state, _Trace(state.hidden, state.cell, jnp.concatenate([i, f, g, o], axis=-1))
+
+    return lax.scan(step, initial, (projected, mask))
+
+
+@jax.custom_vjp
+def _recur(
+    projected: Float[Array, "T B 4*H"],
+    recurrent_kernel: Float[Array, "H 4*H"],
+    mask: Bool[Array, "T B"],
+    initial: LSTMState,
+) -> tuple[Float[Array, "T B H"], LSTMState]:
+    """The loop over time. Its gradient is written by hand, for the kernel's is then one product over all frames
+    after the loop, where automatic differentiation adds up one a frame."""
+    final, trace = _forward(projected, recurrent_kernel, mask, initial)
+    return trace.hidden, final
+
+
+def _recur_forward(
+    projected: Float[Array, "T B 4*H"],
+    recurrent_kernel: Float[Array, "H 4*H"],
+    mask: Bool[Array, "T B"],
+    initial: LSTMState,
+) -> tuple[Any, Any]:
+    final, trace = _forward(projected, recurrent_kernel, mask, initial)
+    return (trace.hidden, final), (trace, recurrent_kernel, mask, initial)
+
+
+def _recur_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    """Gradients of (projected, recurrent_kernel, mask, initial); `of_x` is the gradient of x."""
+    (trace, recurrent_kernel, mask, initial), (of_outputs, of_final) = saved, cotangents
+    before = LSTMState(
+        jnp.concatenate([initial.hidden[None], trace.hidden[:-1]]),
+        jnp.concatenate([initial.cell[None], trace.cell[:-1]]),
+    )
+
+    def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, Float[Array, "B 4*H"]]:
+        of_output, cell, previous_cell, gates, valid = inputs
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        squashed = jnp.tanh(cell)
+        of_hidden = of_state.hidden + of_output
+        of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
+        of_gates = (
+            of_cell * g * i * (1 - i),
+            of_cell * previous_cell * f * (1 - f),
+            of_cell * i * (1 - g**2),
+            of_hidden * squashed * o * (1 - o),
+        )
+        of_projected = jnp.where(valid[:, None], jnp.concatenate(of_gates, axis=-1), 0)
+        of_previous = LSTMState(of_projected @ recurrent_kernel.T, of_cell * f)
+        return keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell)), of_projected
+
+    of_initial, of_projected = lax.scan(
+        step, of_final, (of_outputs, trace.cell, before.cell, trace.gates, mask), reverse=True
+    )
+    of_kernel = jnp.einsum("tbh,tbk->hk", before.hidden, of_projected)
+    return of_projected, of_kernel, None, of_initial
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
+
+
 def lstm(
     weights: LSTMWeights,
     x: Float[Array, "B T F"],
@@ -58,15 +140,6 @@ def lstm(
     # One product over all frames; only the recurrent product stays in the loop.
     projected = zero_padding(x, mask) @ weights.input_kernel + (weights.input_bias + weights.recurrent_bias)
 
-    def step(
-        state: LSTMState, inputs: tuple[Float[Array, "B 4*H"], Bool[Array, " B"]]
-    ) -> tuple[LSTMState, Float[Array, "B H"]]:
-        from_input, valid = inputs
-        i, f, g, o = jnp.split(from_input + state.hidden @ weights.recurrent_kernel, 4, axis=-1)
-        cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-        state = keep_state_at_padding(valid, LSTMState(jax.nn.sigmoid(o) * jnp.tanh(cell), cell), state)
-        return state, state.hidden
-
     start = initial_state(projected, weights.recurrent_kernel.shape[0]) if initial is None else initial
-    final, outputs = lax.scan(step, start, (projected.swapaxes(0, 1), mask.T))
+    outputs, final = _recur(projected.swapaxes(0, 1), weights.recurrent_kernel, mask.T, start)
     return zero_padding(outputs.swapaxes(0, 1), mask), final
