@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dslstm_jax.config import Config, load_config
-from dslstm_jax.errors import AudioError, CorpusError, DslstmError
+from dslstm_jax.config import Config, CorpusConfig, load_config
+from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError
 from dslstm_jax.files import to_json
 
 if TYPE_CHECKING:
@@ -72,6 +72,15 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Corpora:
+    """List the known corpora, or count what a local copy of one holds."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+    """Corpus to count; without it, all are listed."""
+    corpus: CorpusConfig = CorpusConfig(name="")  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
 class ImportTorch:
     """Turn a state dict of the authors' PyTorch code into a run folder that predicts."""
 
@@ -91,14 +100,18 @@ def _load_data(config: Config) -> "tuple[Corpus, Split, int]":
     Raises:
       CorpusError: a recording cannot be used; each one is named on stderr.
     """
+    from rich.console import Console
+
     from dslstm_jax.data.corpora import load_corpus
     from dslstm_jax.data.folds import choose_fold, make_folds
     from dslstm_jax.data.pipeline import measure
+    from dslstm_jax.training.loop import progress_bar
 
     corpus = load_corpus(config.corpus)
     split = choose_fold(make_folds(corpus.utterances, config.split.protocol, config.split.seed), config.split.fold)
     rate = config.features.sample_rate
-    lengths, errors = measure(corpus.utterances, rate)
+    with progress_bar(Console(stderr=True), "reading", len(corpus.utterances)) as done:
+        lengths, errors = measure(corpus.utterances, rate, done)
     for error in errors:
         print(error, file=sys.stderr)
     if errors:
@@ -107,11 +120,17 @@ def _load_data(config: Config) -> "tuple[Corpus, Split, int]":
     return corpus, split, -(-max(lengths) // unit) * unit
 
 
+def _absolute(path: str | None) -> str | None:
+    return path and str(Path(path).expanduser().resolve())
+
+
 def _with_absolute_paths(config: Config) -> Config:
-    """The config with the corpus named so that its run folder can be used from anywhere."""
-    found = {name: getattr(config.corpus, name) for name in ("root", "manifest")}
-    absolute: Any = {name: path and str(Path(path).expanduser().resolve()) for name, path in found.items()}
-    return replace(config, corpus=replace(config.corpus, **absolute))
+    """The config with its files named so that the run folder can be used from anywhere."""
+    corpus = replace(config.corpus, root=_absolute(config.corpus.root), manifest=_absolute(config.corpus.manifest))
+    protocol = config.split.protocol
+    if protocol.endswith(".json"):
+        protocol = str(_absolute(protocol))
+    return replace(config, corpus=corpus, split=replace(config.split, protocol=protocol))
 
 
 def _print_evaluation(run: "Run", result: "Evaluation") -> None:
@@ -193,6 +212,28 @@ def predict_files(arguments: Predict) -> int:
     return 1 if failures else 0
 
 
+def describe_corpora(arguments: Corpora) -> int:
+    """dslstm corpora"""
+    from dslstm_jax.data.corpora import CORPORA, load_corpus
+    from dslstm_jax.data.summary import align, format_counts, format_sound, read_headers
+
+    config = replace(arguments.corpus, name=arguments.name or arguments.corpus.name)
+    if not config.name:
+        if config != CorpusConfig(name=""):
+            raise ConfigError("which corpus? give its name: dslstm corpora NAME --corpus.root DIR")
+        abouts = [(name, module.ABOUT) for name, module in CORPORA.items()]
+        rows = [(name, about.license, about.source, about.root) for name, about in abouts]
+        print(align([("name", "license", "source", "--corpus.root"), *rows], left=4))
+        return 0
+    corpus = load_corpus(config)
+    sound = read_headers(corpus.utterances)
+    print(format_counts(corpus))
+    print(format_sound(sound))
+    for error in sound.errors:
+        print(f"dslstm corpora: {error}", file=sys.stderr)
+    return 1 if sound.errors else 0
+
+
 def import_torch(arguments: ImportTorch) -> int:
     """dslstm import-torch"""
     from dslstm_jax.interop.torch import import_run, read_state_dict
@@ -208,6 +249,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_files),
+    "corpora": (Corpora, describe_corpora),
     "import-torch": (ImportTorch, import_torch),
 }
 

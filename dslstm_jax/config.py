@@ -36,7 +36,7 @@ class CorpusConfig:
     """Which recordings to learn from."""
 
     name: str = "synthetic"
-    """emodb, ravdess, iemocap, manifest or synthetic."""
+    """crema_d, emodb, iemocap, manifest, ravdess, savee or synthetic; `dslstm corpora` says more."""
     root: str | None = None
     """Folder of the corpus. For a manifest: where its relative paths start (default: the manifest's folder).
     For synthetic: where the recordings are kept (default: the user's cache folder)."""
@@ -57,9 +57,10 @@ class SplitConfig:
 
     protocol: str = "speaker5"
     """speakerK: K folds that share no speaker; speaker: leave one speaker out; session: leave one session out;
-    randomK: K folds of utterances, speakers shared."""
+    randomK: K folds of utterances, speakers shared; FILE.json, or ravdess-actors5 of the package: a fold file, which
+    names the test and validation speakers of each fold."""
     fold: int = 0
-    """Which fold is the test set; the next one is the validation set."""
+    """Which fold is the test set, from 0; the next one is the validation set, but a fold file names its own."""
     seed: int = 0
     """Deals speakers or utterances to the folds."""
 

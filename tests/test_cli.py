@@ -14,6 +14,7 @@ from tiny import tiny_config, write_config
 from trees import emodb_tree, manifest_tree
 
 from dslstm_jax.cli import main
+from dslstm_jax.data.corpora import CORPORA
 
 
 def run(capsys, *arguments: str) -> tuple[int, list[str], list[str]]:
@@ -33,7 +34,7 @@ def config(tones, tmp_path):
 def test_help_lists_the_commands(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for command in ("train", "evaluate", "predict", "import-torch"):
+    for command in ("train", "evaluate", "predict", "corpora", "import-torch"):
         assert any(line.strip().startswith(command) for line in out)
         code, lines, _ = run(capsys, command, "--help")
         assert code == 0
@@ -203,6 +204,55 @@ def test_bad_recordings_are_all_named_before_training(capsys, config, tmp_path):
         True
     ] * 3
     assert not (tmp_path / "run").exists()
+
+
+def test_corpora_lists_all_of_them(capsys):
+    code, out, err = run(capsys, "corpora")
+    assert (code, err) == (0, [])
+    assert [line.split()[0] for line in out] == ["name", *CORPORA]
+    emodb = next(line for line in out if line.startswith("emodb"))
+    for said in (CORPORA["emodb"].ABOUT.license, "TU Berlin", "the folder with wav/"):
+        assert said in emodb
+
+
+def test_corpora_counts_a_local_copy(capsys, tmp_path):
+    root = emodb_tree(tmp_path, speakers=("03", "08"), texts=("a01",), emotions="FN")
+    expected = [
+        "            happy  neutral  total",
+        "speaker 03      1        1      2",
+        "speaker 08      1        1      2",
+        "all             2        2      4",
+        "duration: 0:00:01 (1.0 s)",
+        "sample rates: 16000 Hz (4)",
+    ]
+    assert run(capsys, "corpora", "emodb", "--corpus.root", root) == (0, expected, [])
+    assert run(capsys, "corpora", "--corpus.name", "emodb", "--corpus.root", root) == (0, expected, [])
+    assert run(capsys, "corpora", "emodb", "--corpus.name", "savee", "--corpus.root", root) == (0, expected, [])
+
+
+def test_corpora_names_the_recordings_it_cannot_read(capsys, tmp_path):
+    root = emodb_tree(tmp_path, speakers=("03", "08"), texts=("a01",), emotions="FN")
+    (root / "wav" / "08a01Na.wav").write_text("version https://git-lfs.github.com/spec/v1")
+    code, out, err = run(capsys, "corpora", "emodb", "--corpus.root", root)
+    assert (code, len(err)) == (1, 1)
+    assert "08a01Na.wav: not a sound file" in err[0]
+    assert out[-1] == "sample rates: 16000 Hz (3)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["emobd"], "did you mean 'emodb'?"),
+        (["emodb"], "give --corpus.root DIR"),
+        (["emodb", "--corpus.root", "nowhere"], "no such folder"),
+        (["--corpus.root", "nowhere"], "which corpus? give its name"),
+        (["emodb", "--corpus.rot", "nowhere"], "did you mean --corpus.root?"),
+    ],
+)
+def test_mistakes_about_corpora_are_one_line_each(capsys, arguments, said):
+    code, out, err = run(capsys, "corpora", *arguments)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert said in err[0]
 
 
 def test_debug_shows_the_traceback(tmp_path, monkeypatch, capsys):

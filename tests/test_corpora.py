@@ -1,9 +1,10 @@
 """Every corpus is found by its name and keeps the same promises."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from trees import emodb_tree, iemocap_tree, manifest_tree, ravdess_tree
+from trees import crema_d_tree, emodb_tree, iemocap_tree, manifest_tree, ravdess_tree, savee_tree
 
 from dslstm_jax.config import CorpusConfig, SyntheticConfig
 from dslstm_jax.data.corpora import CORPORA, Corpus, load_corpus
@@ -14,6 +15,8 @@ from dslstm_jax.errors import CorpusError
 def tree(name: str, folder: Path) -> CorpusConfig:
     """A small corpus of that name and how to load it; an unknown one fails, so that no corpus stays untested."""
     match name:
+        case "crema_d":
+            return CorpusConfig(name, root=str(crema_d_tree(folder)))
         case "emodb":
             return CorpusConfig(name, root=str(emodb_tree(folder)))
         case "iemocap":
@@ -28,6 +31,8 @@ def tree(name: str, folder: Path) -> CorpusConfig:
             return CorpusConfig(name, manifest=str(manifest_tree(folder)))
         case "ravdess":
             return CorpusConfig(name, root=str(ravdess_tree(folder)))
+        case "savee":
+            return CorpusConfig(name, root=str(savee_tree(folder)))
         case "synthetic":
             few = SyntheticConfig(speakers=2, utterances_per_emotion=1)
             return CorpusConfig(name, root=str(folder), synthetic=few)
@@ -39,6 +44,7 @@ def test_every_corpus_keeps_the_promises(name: str, tmp_path: Path) -> None:
     config = tree(name, tmp_path)
     corpus = load_corpus(config)
     assert isinstance(corpus, Corpus)
+    assert all(dataclasses.astuple(CORPORA[name].ABOUT))
     assert corpus.name == name
     assert load_corpus(config) == corpus
     paths = [utterance.path for utterance in corpus.utterances]
@@ -50,16 +56,23 @@ def test_every_corpus_keeps_the_promises(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "guess"), [("emobd", "emodb"), ("EmoDB", "emodb"), ("radvess", "ravdess"), ("sintetic", "synthetic")]
+    ("name", "guess"),
+    [
+        ("emobd", "emodb"),
+        ("EmoDB", "emodb"),
+        ("radvess", "ravdess"),
+        ("CREMA-D", "crema_d"),
+        ("sintetic", "synthetic"),
+    ],
 )
 def test_a_misspelled_name_is_guessed(name: str, guess: str) -> None:
-    names = "emodb, iemocap, manifest, ravdess, synthetic"
+    names = "crema_d, emodb, iemocap, manifest, ravdess, savee, synthetic"
     with pytest.raises(CorpusError, match=f"no corpus '{name}'; did you mean '{guess}'[?] there are: {names}"):
         load_corpus(CorpusConfig(name))
 
 
 def test_a_name_like_no_other_is_not_guessed() -> None:
-    with pytest.raises(CorpusError, match="no corpus 'xyz'; there are: emodb"):
+    with pytest.raises(CorpusError, match="no corpus 'xyz'; there are: crema_d"):
         load_corpus(CorpusConfig("xyz"))
 
 

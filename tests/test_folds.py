@@ -2,11 +2,15 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import real_data
 
+from dslstm_jax.config import CorpusConfig
+from dslstm_jax.data.corpora import ravdess
 from dslstm_jax.data.corpora.base import Utterance
 from dslstm_jax.data.folds import Split, check_disjoint, choose_fold, describe, make_folds
 from dslstm_jax.errors import CorpusError
@@ -305,3 +309,159 @@ def test_the_description_says_who_is_where() -> None:
             "utterances": ["s01/joy_00.wav", "s01/joy_01.wav"],
         },
     }
+
+
+def write_folds(path: Path, *folds: object, **more: object) -> str:
+    path.write_text(json.dumps({"source": "ours", "folds": list(folds)} | more))
+    return str(path)
+
+
+def sides_of(utterances: Sequence[Utterance], split: Split) -> list[list[str]]:
+    description = describe(utterances, split)
+    return [description[side]["speakers"] for side in ("test", "validation", "train")]
+
+
+def test_a_fold_file_says_who_is_tested_and_validates_and_the_rest_train(tmp_path: Path) -> None:
+    utterances = speak(speakers(5, joy=2, sad=1))
+    file = write_folds(
+        tmp_path / "random5.json",  # a name means nothing
+        {"test": ["s03", "s00"], "validation": ["s01"]},
+        {"validation": ["s03"], "test": ["s04"]},
+    )
+    folds = make_folds(utterances, file, seed=0)
+    assert [sides_of(utterances, split) for split in folds] == [
+        [["s00", "s03"], ["s01"], ["s02", "s04"]],
+        [["s04"], ["s03"], ["s00", "s01", "s02"]],
+    ]
+    assert folds[0] == Split((6, 7, 8, 12, 13, 14), (3, 4, 5), (0, 1, 2, 9, 10, 11))
+    assert make_folds(utterances, file, seed=7) == folds
+    reversed_folds = make_folds(utterances[::-1], file, seed=0)
+    assert [paths(utterances[::-1], s) for s in reversed_folds] == [paths(utterances, s) for s in folds]
+
+
+def test_a_fold_file_may_lie_at_home_and_begin_with_a_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folds = {"folds": [{"test": ["Zoë"], "validation": ["s01"]}]}
+    (tmp_path / "mine.json").write_text(json.dumps(folds, ensure_ascii=False), encoding="utf-8-sig")
+    utterances = speak(speakers(3) | {"Zoë": dict.fromkeys(LABELS, 1)})
+    (split,) = make_folds(utterances, "~/mine.json", seed=0)
+    assert sides_of(utterances, split) == [["Zoë"], ["s01"], ["s00", "s02"]]
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        (
+            [{"test": ["s0"], "validation": ["s01"]}],
+            "fold 0 names speaker 's0', but the corpus has s00, s01, s02 and 2",
+        ),
+        (
+            [{"test": ["s00"], "validation": ["s01"]}, {"test": ["s00"], "validation": ["9"]}],
+            "fold 1 names speaker '9'",
+        ),
+        (
+            [{"test": ["s00", "s01"], "validation": ["s01"]}],
+            "fold 0 names speaker 's01' 2 times; leave it in test or",
+        ),
+        ([{"test": ["s00", "s00"], "validation": ["s01"]}], "fold 0 names speaker 's00' 2 times"),
+        ([{"test": [], "validation": ["s01"]}], "fold 0: test is empty; name at least one speaker"),
+        ([{"test": ["s00"], "validation": []}], "fold 0: validation is empty; name at least one speaker"),
+        (
+            [{"test": ["s00", "s01", "s02"], "validation": ["s03", "s04"]}],
+            "fold 0 leaves no speaker to train; name fewer",
+        ),
+        ([{"test": ["s00", 2], "validation": ["s01"]}], "fold 0: test has 2; write a list of strings"),
+        ([{"test": "s00", "validation": ["s01"]}], "fold 0: test has 's00'; write a list of strings"),
+        ([{"test": ["s00"]}], "fold 0 must hold test and validation only, the rest train; write {"),
+        ([{"test": ["s00"], "validation": ["s01"], "train": ["s02"]}], "fold 0 must hold test and validation only"),
+        ([["s00"]], "fold 0 must hold test and validation only"),
+        ([], 'not a fold file; write {"source":'),
+    ],
+)
+def test_a_fold_file_that_does_not_fit(tmp_path: Path, folds: list[object], message: str) -> None:
+    file = write_folds(tmp_path / "ours.json", *folds)
+    found = error_of(speak(speakers(5)), file)
+    assert found.startswith(f"--split.protocol {file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"folds": [', "not JSON in UTF-8 (Expecting value: line 1 column 12 (char 11)); write {"),
+        (b"", "not JSON"),
+        (b'{"folds": "\xff"}', "not JSON in UTF-8"),
+        (b"[" * 200_000, "cannot read it: "),
+        (b'[{"test": ["s00"], "validation": ["s01"]}]', "not a fold file; write {"),
+        (b'{"folds": {"test": ["s00"]}}', "not a fold file; write {"),
+        (b'{"source": "ours"}', "not a fold file; write {"),
+        (b'{"folds": [{"test": ["s00"], "validation": ["s01"]}], "seed": 3}', "not a fold file; write {"),
+        (None, "cannot read it: No such file or directory; give the path of a fold file or the name of one in the "),
+    ],
+)
+def test_a_fold_file_that_is_none(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "ours.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert error_of(speak(speakers(5)), str(file)).startswith(f"--split.protocol {file}: {message}")
+
+
+def test_a_fold_file_that_is_a_folder_or_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "ours.json").mkdir()
+    assert "cannot read it: Is a directory; " in error_of(speak(speakers(3)), str(tmp_path / "ours.json"))
+    assert "cannot read it: Could not determine home" in error_of(speak(speakers(3)), "~no-such-user/ours.json")
+
+
+def test_a_fold_file_needs_speakers_and_every_label_in_training(tmp_path: Path) -> None:
+    file = write_folds(tmp_path / "ours.json", {"test": ["s00"], "validation": ["s01"]})
+    counts = speakers(4)
+    assert error_of([*speak(counts), Utterance("lost.wav", "joy")], file).startswith("lost.wav has no speaker; ")
+    counts["s00"] = counts["s00"] | {"sad": 4}
+    missing = f"label 'sad' is missing from the training part of fold 0 of {file}: "
+    assert error_of(speak(counts), file) == f"{missing}only one speaker of the corpus has it; leave the label out"
+    counts["s01"] = counts["s01"] | {"sad": 1}
+    assert error_of(speak(counts), file) == (
+        f"{missing}only 2 speakers of the corpus have it; let one of them train or leave the label out"
+    )
+    assert error_of([], file) == "the corpus has no utterances to split"
+
+
+def test_unknown_protocols_name_the_fold_files_of_the_package() -> None:
+    assert error_of(speak(UNEVEN), "ravdess-actors") == (
+        "--split.protocol ravdess-actors: unknown; did you mean ravdess-actors5? There are speakerK "
+        "(such as speaker5), speaker, session and randomK (such as random5), and fold files: FILE.json, "
+        "or by name ravdess-actors5"
+    )
+    assert ": unknown; " in error_of(speak(UNEVEN), "../fold_files/ravdess-actors5")
+
+
+def test_the_published_folds_of_ravdess_need_its_actors() -> None:
+    assert error_of(speak(UNEVEN), "ravdess-actors5").startswith(
+        "--split.protocol ravdess-actors5: fold 0 names speaker '02', but the corpus has 03, 08, 09 and 7 more; "
+    )
+    # As in get_kth_fold_inds of the ResLSTM authors' train.ipynb.
+    published = [
+        ([2, 5, 14, 15, 16], [3, 6]),
+        ([3, 6, 7, 13, 18], [10, 11]),
+        ([10, 11, 12, 19, 20], [8, 17]),
+        ([8, 17, 21, 23, 24], [1, 14]),
+        ([1, 4, 9, 22], [2, 5]),
+    ]
+    utterances = speak({f"{actor:02d}": {"joy": 1, "sad": 2} for actor in range(1, 25)})
+    found = [sides_of(utterances, split)[:2] for split in make_folds(utterances, "ravdess-actors5", seed=0)]
+    assert found == [[[f"{actor:02d}" for actor in side] for side in fold] for fold in published]
+
+
+@pytest.mark.corpus
+def test_the_published_folds_of_the_real_ravdess() -> None:
+    corpus = ravdess.load(CorpusConfig("ravdess", root=str(real_data("data/ravdess"))))
+    folds = make_folds(corpus.utterances, "ravdess-actors5", seed=0)
+    assert [[len(split.test), len(split.validation), len(split.train)] for split in folds] == [
+        [60 * tested, 120, 60 * (22 - tested)] for tested in (5, 5, 5, 5, 4)
+    ]
+    tested = [actor for split in folds for actor in describe(corpus.utterances, split)["test"]["speakers"]]
+    assert sorted(tested) == [f"{actor:02d}" for actor in range(1, 25)]
+    assert sorted(index for split in folds for index in split.test) == list(range(1440))
+    for split in folds:
+        assert sorted(split.train + split.validation + split.test) == list(range(1440))

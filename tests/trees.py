@@ -59,6 +59,41 @@ def ravdess_tree(
     return root
 
 
+def crema_d_tree(
+    root: Path,
+    actors: Iterable[int] = (1001, 1091),
+    sentences: Iterable[str] = ("DFA", "IEO"),
+    emotions: Iterable[str] = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"),
+) -> Path:
+    """CREMA-D: `AudioWAV/1001_DFA_ANG_XX.wav`; the sentence IEO at three levels, except where neutral."""
+    sentences, emotions = tuple(sentences), tuple(emotions)
+    for actor in actors:
+        for sentence in sentences:
+            for index, emotion in enumerate(emotions):
+                levels = ("LO", "MD", "HI") if sentence == "IEO" and emotion != "NEU" else ("XX",)
+                for level in levels:
+                    path = root / "AudioWAV" / f"{actor}_{sentence}_{emotion}_{level}.wav"
+                    write_tone(path, seconds=0.1, frequency=200.0 + 50.0 * index)
+    return root
+
+
+def savee_tree(
+    root: Path,
+    speakers: Iterable[str] = ("DC", "JE", "JK", "KL"),
+    emotions: Iterable[str] = ("a", "d", "f", "h", "n", "sa", "su"),
+    takes: int = 1,
+) -> Path:
+    """SAVEE: `AudioData/DC/a01.wav`, twice as many neutral takes, at 44.1 kHz, and the text beside the speakers."""
+    emotions = tuple(emotions)
+    for speaker in speakers:
+        for index, emotion in enumerate(emotions):
+            for take in range(1, takes * (2 if emotion == "n" else 1) + 1):
+                path = root / "AudioData" / speaker / f"{emotion}{take:02d}.wav"
+                write_tone(path, seconds=0.1, frequency=200.0 + 50.0 * index, sample_rate=44_100)
+    (root / "AudioData" / "Info.txt").write_text("Surrey Audio-Visual Expressed Emotion\n")
+    return root
+
+
 def write_table(path: Path, rows: Iterable[Sequence[str]], delimiter: str = ",") -> Path:
     """A CSV or TSV file; the first row is the header."""
     with path.open("w", encoding="utf-8", newline="") as file:

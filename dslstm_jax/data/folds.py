@@ -1,21 +1,24 @@
-"""Who is in training, validation and test: pure functions of (utterances, protocol, seed).
+"""Who is in training, validation and test: functions of (utterances, protocol, seed); only a fold file is read.
 
 Which utterances end up together depends on the set of utterances and the seed, never on the order they come in.
 """
 
 import difflib
+import json
 import math
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from dslstm_jax.data.corpora.base import Utterance
+from dslstm_jax.data.corpora.base import Utterance, first_three
 from dslstm_jax.errors import CorpusError
 
 SIDES: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+_FOLD_FILES = Path(__file__).with_name("fold_files")
 
 
 @dataclass(frozen=True)
@@ -34,30 +37,36 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> lis
       utterances: of one corpus.
       protocol: `speakerK`, K groups that share no speaker, alike in their counts per label; `speaker` and `session`,
         one group for each, in the order of their names; `randomK`, K groups of utterances with speakers shared,
-        stratified by label.
-      seed: deals speakers or utterances to the groups; plays no part in `speaker` and `session`.
+        stratified by label. Or a fold file: the path `FILE.json`, or the name of one in the package's
+        data/fold_files, such as `ravdess-actors5`. It names the speakers of each fold, and all others train:
+        `{"source": "...", "folds": [{"test": ["02", ...], "validation": ["03", ...]}, ...]}`.
+      seed: deals speakers or utterances to the groups; plays no part in `speaker`, `session` and fold files.
 
     Returns:
-      One Split per group. Every label is in the training part of each; but for randomK no speaker is on two sides.
+      One Split per group, or per fold of the file. Every label is in the training part of each; but for randomK no
+      speaker is on two sides.
 
     Raises:
-      CorpusError: an unknown protocol, or a corpus that cannot be split so; the message says what to do instead.
+      CorpusError: an unknown protocol, a fold file that cannot be read or does not fit the corpus, or a corpus that
+        cannot be split so; the message says what to do instead.
     """
     kind, folds = _parse(protocol)
     _check_listing(utterances)
     if kind == "random":
         _check_counts(utterances, protocol, least=folds)
-        groups = _deal_utterances(utterances, folds, seed)
+        return _rotate(_deal_utterances(utterances, folds, seed))
+    unit = "speaker" if kind == "file" else kind
+    members = _members(utterances, unit)
+    if kind == "file":
+        splits, mend = _splits_of_file(members, protocol), "let one of them train or "
     else:
-        members = _members(utterances, kind)
         _check_groups(members, kind, protocol, folds)
         _check_counts(utterances, protocol, least=2)
-        groups = _deal_speakers(utterances, members, folds, seed) if folds else _in_name_order(members)
-    splits = [_split(groups, test) for test in range(len(groups))]
-    if kind != "random":
-        for number, split in enumerate(splits):
-            check_disjoint(utterances, split)
-            _check_training_labels(utterances, split, kind, f"fold {number} of {protocol}", seeded=folds > 0)
+        splits = _rotate(_deal_speakers(utterances, members, folds, seed) if folds else _in_name_order(members))
+        mend = "try another --split.seed or " if folds else ""
+    for number, split in enumerate(splits):
+        check_disjoint(utterances, split)
+        _check_training_labels(utterances, split, unit, f"fold {number} of {protocol}", mend)
     return splits
 
 
@@ -108,17 +117,21 @@ def describe(utterances: Sequence[Utterance], split: Split) -> dict[str, Any]:
 
 
 def _parse(protocol: str) -> tuple[str, int]:
-    """("speaker5") -> ("speaker", 5); the number is 0 for leaving one speaker or session out."""
+    """("speaker5") -> ("speaker", 5); the number is 0 for leaving one speaker or session out and for a fold file."""
+    shipped = _shipped()
+    if protocol.endswith(".json") or protocol in shipped:
+        return "file", 0
     if protocol in ("speaker", "session"):
         return protocol, 0
     parts = re.fullmatch(r"(speaker|random)([0-9]{1,9})", protocol)
     if not parts:
         number = re.search(r"[0-9]+$", protocol)
         known = [f"{kind}{number[0] if number else 5}" for kind in ("speaker", "random")] + ["speaker", "session"]
-        near = difflib.get_close_matches(protocol, known, n=1)
+        near = difflib.get_close_matches(protocol, known + shipped, n=1)
         raise CorpusError(
             f"--split.protocol {protocol}: unknown{f'; did you mean {near[0]}?' if near else ';'} "
-            "There are speakerK (such as speaker5), speaker, session and randomK (such as random5)"
+            "There are speakerK (such as speaker5), speaker, session and randomK (such as random5), "
+            f"and fold files: FILE.json, or by name {', '.join(shipped)}"
         )
     if int(parts[2]) < 3:
         raise CorpusError(
@@ -233,21 +246,82 @@ def _shuffled(items: Iterable[Any], seed: int, key: Any = None) -> list[Any]:
     return ordered
 
 
+def _rotate(groups: Sequence[Sequence[int]]) -> list[Split]:
+    return [_split(groups, test) for test in range(len(groups))]
+
+
 def _split(groups: Sequence[Sequence[int]], test: int) -> Split:
     validation = (test + 1) % len(groups)
     train = [index for k, group in enumerate(groups) if k not in (test, validation) for index in group]
     return Split(tuple(sorted(train)), tuple(sorted(groups[validation])), tuple(sorted(groups[test])))
 
 
-def _check_training_labels(utterances: Sequence[Utterance], split: Split, kind: str, fold: str, seeded: bool) -> None:
+def _shipped() -> list[str]:
+    """Names of the fold files that come with the package."""
+    return sorted(path.stem for path in _FOLD_FILES.glob("*.json"))
+
+
+def _read_fold_file(protocol: str) -> list[dict[str, list[str]]]:
+    """`[{"test": [speaker, ...], "validation": [speaker, ...]}, ...]`, neither list empty."""
+    file = f"--split.protocol {protocol}"
+    form = 'write {"source": "...", "folds": [{"test": ["02"], "validation": ["03"]}, ...]}'
+    path = Path(protocol) if protocol.endswith(".json") else _FOLD_FILES / f"{protocol}.json"
+    try:
+        content = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home, or JSON nested too deep
+        mend = f"give the path of a fold file or the name of one in the package ({', '.join(_shipped())})"
+        raise CorpusError(f"{file}: cannot read it: {getattr(error, 'strerror', 0) or error}; {mend}") from error
+    except ValueError as error:
+        raise CorpusError(f"{file}: not JSON in UTF-8 ({error}); {form}") from error
+    folds = content.get("folds") if isinstance(content, dict) else None
+    if not folds or not isinstance(folds, list) or content.keys() - {"source", "folds"}:
+        raise CorpusError(f"{file}: not a fold file; {form}")
+    for number, fold in enumerate(folds):
+        if not isinstance(fold, dict) or fold.keys() != {"test", "validation"}:
+            raise CorpusError(f"{file}: fold {number} must hold test and validation only, the rest train; {form}")
+        for side, names in fold.items():
+            wrong = [name for name in names if not isinstance(name, str)] if isinstance(names, list) else [names]
+            if wrong:
+                listed = 'write a list of strings, such as ["02", "05"]'
+                raise CorpusError(f"{file}: fold {number}: {side} has {wrong[0]!r}; {listed}")
+            if not names:
+                raise CorpusError(f"{file}: fold {number}: {side} is empty; name at least one speaker")
+    return folds
+
+
+def _splits_of_file(members: dict[str, list[int]], protocol: str) -> list[Split]:
+    """Gives each speaker's utterances to the side that the fold file names, or to training."""
+
+    def split(number: int, fold: dict[str, list[str]]) -> Split:
+        where = f"--split.protocol {protocol}: fold {number}"
+        named = Counter(fold["test"] + fold["validation"])
+        for name, times in named.items():
+            if times > 1:
+                raise CorpusError(f"{where} names speaker {name!r} {times} times; leave it in test or in validation")
+            if name not in members:
+                there = first_three(sorted(members))
+                raise CorpusError(
+                    f"{where} names speaker {name!r}, but the corpus has {there}; "
+                    "mend the file or give the corpus that it was made for"
+                )
+        if not members.keys() - named:
+            raise CorpusError(f"{where} leaves no speaker to train; name fewer in test and validation")
+        sides = fold | {"train": members.keys() - named}
+        return Split(*(tuple(sorted(index for name in sides[side] for index in members[name])) for side in SIDES))
+
+    return [split(number, fold) for number, fold in enumerate(_read_fold_file(protocol))]
+
+
+def _check_training_labels(utterances: Sequence[Utterance], split: Split, kind: str, fold: str, mend: str) -> None:
+    """Names a label that training lacks, with `mend` if more than one speaker or session has it."""
     missing = {utterance.label for utterance in utterances} - {utterances[index].label for index in split.train}
     if missing:
         label = min(missing)
         groups = {getattr(utterance, kind) for utterance in utterances if utterance.label == label}
-        reseed = "try another --split.seed or " if seeded and len(groups) > 1 else ""
+        mend = mend if len(groups) > 1 else ""
         raise CorpusError(
             f"label {label!r} is missing from the training part of {fold}: only {_number(len(groups), kind)} "
-            f"of the corpus {'has' if len(groups) == 1 else 'have'} it; {reseed}leave the label out"
+            f"of the corpus {'has' if len(groups) == 1 else 'have'} it; {mend}leave the label out"
         )
 
 

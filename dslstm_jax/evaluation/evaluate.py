@@ -1,5 +1,6 @@
 """evaluate: a run's best checkpoint on one side of its split, and the report of it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,14 +64,16 @@ class Evaluation:
 def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
     config = run.config.split
+    dealt = re.fullmatch(r"(speaker|random)[0-9]+", config.protocol)  # the others do not use the seed
+    seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
     if side == "train":
         who = "the utterances it was trained on"
-    elif config.protocol.startswith("random"):
+    elif dealt and dealt[1] == "random":
         who = "speakers shared with training"
     else:
         who = f"{len(speakers)} unseen speaker{'s' if len(speakers) > 1 else ''}"
-    return f"{config.protocol} fold {config.fold} of seed {config.seed}, {who}, epoch chosen by validation UA"
+    return f"{config.protocol} fold {config.fold}{seed}, {who}, epoch chosen by validation UA"
 
 
 def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int) -> Evaluation:

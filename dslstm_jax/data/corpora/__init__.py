@@ -1,21 +1,32 @@
-"""Every corpus by name; one small module each, with `load(config) -> Corpus`, which lists files and decodes none."""
+"""Every corpus by name; one small module each, whose `load` lists files and decodes none."""
 
 import difflib
-from collections.abc import Callable
+from typing import Protocol
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import emodb, iemocap, manifest, ravdess, synthetic
-from dslstm_jax.data.corpora.base import Corpus, Utterance
+from dslstm_jax.data.corpora import crema_d, emodb, iemocap, manifest, ravdess, savee, synthetic
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance
 from dslstm_jax.errors import CorpusError
 
-__all__ = ["CORPORA", "Corpus", "Utterance", "load_corpus"]
+__all__ = ["CORPORA", "About", "Corpus", "Utterance", "load_corpus"]
 
-CORPORA: dict[str, Callable[[CorpusConfig], Corpus]] = {
-    "emodb": emodb.load,
-    "iemocap": iemocap.load,
-    "manifest": manifest.load,
-    "ravdess": ravdess.load,
-    "synthetic": synthetic.load,
+
+class CorpusModule(Protocol):
+    """What each module gives."""
+
+    ABOUT: About
+
+    def load(self, config: CorpusConfig) -> Corpus: ...
+
+
+CORPORA: dict[str, CorpusModule] = {
+    "crema_d": crema_d,
+    "emodb": emodb,
+    "iemocap": iemocap,
+    "manifest": manifest,
+    "ravdess": ravdess,
+    "savee": savee,
+    "synthetic": synthetic,
 }
 
 
@@ -29,4 +40,4 @@ def load_corpus(config: CorpusConfig) -> Corpus:
         nearest = difflib.get_close_matches(config.name.lower(), CORPORA, n=1, cutoff=0.5)
         guess = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise CorpusError(f"no corpus {config.name!r}; {guess}there are: {', '.join(CORPORA)}")
-    return CORPORA[config.name](config)
+    return CORPORA[config.name].load(config)

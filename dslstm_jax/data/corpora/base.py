@@ -19,6 +19,16 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class About:
+    """What one must know to get a corpus and to point at it; a few words each."""
+
+    license: str
+    source: str
+    root: str
+    """What --corpus.root names."""
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Utterances in a fixed order (sorted by path), and the labels in the order of the classes."""
 

@@ -3,8 +3,13 @@
 import re
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora.base import Corpus, Utterance, corpus_root, make_corpus
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, make_corpus
 
+ABOUT = About(
+    license="free for research",
+    source="TU Berlin's EmoDB site (Burkhardt et al., 2005)",
+    root="the folder with wav/, or wav itself",
+)
 # The German names' first letters, in class order: the paper's four, then the others.
 _EMOTIONS = {
     "F": "happy",

@@ -3,9 +3,14 @@
 import re
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora.base import Corpus, Utterance, corpus_root, first_three, make_corpus
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, first_three, make_corpus
 from dslstm_jax.errors import CorpusError
 
+ABOUT = About(
+    license="by request",
+    source="USC SAIL (sail.usc.edu/iemocap)",
+    root="the folder with Session1/ to Session5/",
+)
 _LABELS = ("happy", "neutral", "angry", "sad")
 # The release's names; excited counts as happy, and turns of any other label are left out.
 _EMOTIONS = {"hap": "happy", "exc": "happy", "neu": "neutral", "ang": "angry", "sad": "sad"}

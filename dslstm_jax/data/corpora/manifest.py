@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora.base import Corpus, Utterance, corpus_root, first_three, make_corpus
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, first_three, make_corpus
 from dslstm_jax.errors import CorpusError
+
+ABOUT = About(
+    license="yours",
+    source="your own CSV or TSV file, --corpus.manifest",
+    root="where its relative paths start (default: its folder)",
+)
 
 
 def load(config: CorpusConfig) -> Corpus:

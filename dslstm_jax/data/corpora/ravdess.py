@@ -3,8 +3,13 @@
 import re
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora.base import Corpus, Utterance, corpus_root, make_corpus
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, make_corpus
 
+ABOUT = About(
+    license="CC BY-NC-SA 4.0",
+    source="zenodo.org/records/1188976",
+    root="the folder with Actor_01/ to Actor_24/",
+)
 # The names' third field, in class order: the paper's four, then the others.
 _EMOTIONS = {
     "03": "happy",

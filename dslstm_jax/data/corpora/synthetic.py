@@ -21,9 +21,14 @@ import soundfile
 from jaxtyping import Float, Int16
 
 from dslstm_jax.config import CorpusConfig, SyntheticConfig
-from dslstm_jax.data.corpora.base import Corpus, Utterance, make_corpus
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, make_corpus
 from dslstm_jax.errors import ConfigError, CorpusError
 
+ABOUT = About(
+    license="Apache-2.0",
+    source="made here, on first use",
+    root="where the recordings are kept (default: the user's cache folder)",
+)
 VERSION = 1  # raise it with any change to the sound: folders of the older sound are then left alone
 SAMPLE_RATE = 16_000
 EMOTIONS = ("happy", "neutral", "angry", "sad")

@@ -1,0 +1,107 @@
+"""One step: the loss is the mean over utterances, and padding and batch sizes change no figure."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from tiny import FEATURES, MODEL
+
+from dslstm_jax.config import Config, TrainingConfig
+from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.models.recognizer import average, forward
+from dslstm_jax.training.loop import add
+from dslstm_jax.training.step import create_state, cross_entropy, eval_step, make_optimizer, train_step
+
+CONFIG = Config(features=FEATURES, model=MODEL)
+OPTIMIZER = make_optimizer(TrainingConfig(learning_rate=1e-2, halve_after=(2,)), steps_per_epoch=3)
+
+
+def batch(rows: int, utterances: int, start: int = 0) -> Batch:
+    """`utterances` noises of different lengths, numbered from `start`, and padded rows of NaN with weight 0."""
+    waveforms = np.full((rows, 8000), np.nan, np.float32)
+    lengths, labels, weights = np.zeros(rows, np.int32), np.full(rows, 99, np.int32), np.zeros(rows, np.float32)
+    for row in range(utterances):
+        generator = np.random.default_rng(start + row)
+        lengths[row] = generator.integers(3000, 8000)
+        waveforms[row, : lengths[row]] = generator.normal(size=lengths[row]) * generator.uniform(0.01, 0.2)
+        labels[row], weights[row] = (start + row) % 3, 1
+    return Batch(waveforms, lengths, labels, weights)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return create_state(CONFIG, 3, OPTIMIZER)
+
+
+learn = jax.jit(partial(train_step, config=CONFIG, optimizer=OPTIMIZER))
+examine = jax.jit(partial(eval_step, config=CONFIG))
+branch_logits = jax.jit(lambda variables, *sound: forward(variables, *sound, config=CONFIG)[0])
+
+
+def assert_close(found, expected, **tolerance):
+    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), found, expected)
+
+
+def test_evaluation_is_the_same_in_any_batches(state):
+    whole = add([examine(state.variables, batch(7, 7))])
+    parts = add([examine(state.variables, batch(3, n, start)) for start, n in ((0, 3), (3, 3), (6, 1))])
+    assert whole.utterances == 7
+    assert whole.confusion.sum() == 7
+    assert_close(parts, whole, rtol=1e-5)
+
+
+def test_evaluation_counts_what_the_logits_say(state):
+    data = batch(7, 7)
+    branches = branch_logits(state.variables, data.waveforms, data.lengths)
+    totals = examine(state.variables, data)
+    expected = np.zeros((3, 3))
+    for label, logits in zip(data.labels, np.asarray(average(branches)), strict=True):
+        expected[label, logits.argmax()] += 1
+    np.testing.assert_array_equal(totals.confusion, expected)
+    shares = [0.5, 0.5]
+    losses = [-np.asarray(jax.nn.log_softmax(branch.logits))[np.arange(7), data.labels].sum() for branch in branches]
+    np.testing.assert_allclose(totals.loss, np.dot(shares, losses), rtol=1e-5)
+
+
+def test_padded_rows_change_no_training_step(state):
+    without, totals = learn(state, batch(5, 5))
+    padded, same = learn(state, batch(9, 5))
+    assert_close(same, totals, rtol=1e-5)
+    # Adam's first step has the size of the learning rate however small a gradient is: of two that are zero but for
+    # rounding, as those of biases before batch norm, nothing can be said.
+    assert_close(padded.variables["batch_stats"], without.variables["batch_stats"], rtol=1e-4, atol=1e-5)
+    for found, expected in zip(
+        jax.tree.leaves(padded.optimizer_state), jax.tree.leaves(without.optimizer_state), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-6)
+
+
+def test_steps_lower_the_loss_of_their_batch(state):
+    losses = []
+    for _ in range(8):
+        state, totals = learn(state, batch(6, 6))
+        losses.append(float(totals.loss))
+    assert losses[-1] < losses[0]
+    assert state.step == 8
+
+
+def test_loss_of_a_padded_row_is_nothing_even_if_its_logits_are_nan(state):
+    branches = branch_logits(state.variables, *batch(2, 2)[:2])
+    spoiled = tuple(branch._replace(logits=branch.logits.at[1].set(np.nan)) for branch in branches)
+    labels, weights = np.array([0, 1]), np.array([1.0, 0.0], np.float32)
+    found = cross_entropy(spoiled, labels, weights)
+    expected = cross_entropy(
+        tuple(branch._replace(logits=branch.logits[:1]) for branch in branches), labels[:1], weights[:1]
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_learning_rate_is_halved_after_the_epochs_named():
+    """Adam's step for a constant gradient is the learning rate itself."""
+    params = np.zeros(1, np.float32)
+    state, steps = OPTIMIZER.init(params), []
+    for _ in range(9):
+        update, state = OPTIMIZER.update(np.ones(1, np.float32), state, params)
+        steps.append(-float(update[0]))
+    np.testing.assert_allclose(steps, [1e-2] * 6 + [5e-3] * 3, rtol=1e-4)
