@@ -14,11 +14,11 @@ from dslstm_jax.data.corpora import Corpus, Utterance
 from dslstm_jax.data.folds import Split
 from dslstm_jax.data.pipeline import batches
 from dslstm_jax.evaluation.report import write_report
-from dslstm_jax.training.checkpoint import Checkpoints
+from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.loop import add
 from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.run import Run
-from dslstm_jax.training.step import create_variables, eval_step
+from dslstm_jax.training.step import eval_step
 
 Side = Literal["train", "validation", "test"]
 
@@ -91,9 +91,7 @@ def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int)
       AudioError: a recording cannot be decoded.
     """
     config = run.config
-    shapes = jax.eval_shape(partial(create_variables, config, len(run.labels)))
-    with Checkpoints(run.checkpoints) as checkpoints:
-        variables, epoch = checkpoints.restore_best(shapes)
+    variables, epoch = load_best(run)
     utterances = [corpus.utterances[index] for index in getattr(split, side)]
     data = batches(
         utterances,

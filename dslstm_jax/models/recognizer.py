@@ -80,18 +80,24 @@ def forward(
     return branches, updated.get("batch_stats", {})
 
 
+def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:
+    second = config.features.sample_rate
+    features = extract_features(jnp.zeros((1, second)), jnp.array([second]), config.features)
+    return dict(Recognizer(config.model, classes).init(key, features, train=False))
+
+
 def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
     """New weights, drawn as PyTorch draws them; the same for the same key on any machine."""
-    waveforms = jnp.zeros((1, config.features.sample_rate))
-    lengths = jnp.array([config.features.sample_rate])
-
-    def init() -> Variables:
-        features = extract_features(waveforms, lengths, config.features)
-        return dict(Recognizer(config.model, classes).init(key, features, train=False))
-
     # Drawing the numbers is quick and compiling the drawing is not: on a CPU most of it is LLVM's optimizer.
     hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, compiler_options=hurry)()
+    return jax.jit(_initialize, static_argnames=("config", "classes"), compiler_options=hurry)(
+        key, config=config, classes=classes
+    )
+
+
+def variable_shapes(config: Config, classes: int) -> Variables:
+    """Shapes and types of the variables; nothing is computed."""
+    return jax.eval_shape(lambda: _initialize(jax.random.key(0), config, classes))
 
 
 def count_classes(variables: Variables) -> int:

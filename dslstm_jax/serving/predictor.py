@@ -18,9 +18,8 @@ from dslstm_jax.data.audio import prepare_samples, read_audio
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
 from dslstm_jax.errors import AudioError
 from dslstm_jax.models.recognizer import Variables, average, forward
-from dslstm_jax.training.checkpoint import Checkpoints
+from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.run import open_run
-from dslstm_jax.training.step import create_variables
 
 ROWS = 8
 """Rows of the programs that serve many recordings; a single one has a program of one row."""
@@ -141,7 +140,5 @@ def load(run: str | Path) -> Predictor:
       RunError: no such folder, no checkpoint in it, or a damaged one.
     """
     opened = open_run(Path(run))
-    shapes = jax.eval_shape(partial(create_variables, opened.config, len(opened.labels)))
-    with Checkpoints(opened.checkpoints) as checkpoints:
-        variables, _ = checkpoints.restore_best(shapes)
+    variables, _ = load_best(opened)
     return Predictor(variables, opened.config, opened.labels)

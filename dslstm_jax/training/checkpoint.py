@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from dslstm_jax.errors import RunError
-from dslstm_jax.models.recognizer import Variables
-from dslstm_jax.training.run import Record
+from dslstm_jax.models.recognizer import Variables, variable_shapes
+from dslstm_jax.training.run import Record, Run
 from dslstm_jax.training.step import TrainState
 
 SCORE = "validation_ua"
@@ -94,7 +94,7 @@ class Checkpoints:
         """The variables of the epoch with the best validation UA, and that epoch.
 
         Args:
-          variables: shapes and types, such as `jax.eval_shape` gives.
+          variables: shapes and types, such as `variable_shapes` gives.
 
         Raises:
           RunError: there is no checkpoint, or it is damaged or of another model.
@@ -111,3 +111,13 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(f"checkpoint {self.folder / str(epoch)} cannot be restored: {reason}") from error
+
+
+def load_best(run: Run) -> tuple[Variables, int]:
+    """The variables of the epoch that validation chose, and that epoch.
+
+    Raises:
+      RunError: there is no checkpoint, or it is damaged or of another model.
+    """
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return checkpoints.restore_best(variable_shapes(run.config, len(run.labels)))

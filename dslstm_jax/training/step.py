@@ -38,14 +38,9 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.Gradie
     return optax.adam(schedule)
 
 
-def create_variables(config: Config, classes: int) -> Variables:
-    """Fresh weights and statistics; the same for the same training.seed."""
-    return initialize(jax.random.key(config.training.seed), config, classes)
-
-
 def create_state(config: Config, classes: int, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; the same for the same training.seed."""
-    variables = create_variables(config, classes)
+    variables = initialize(jax.random.key(config.training.seed), config, classes)
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
 
 
