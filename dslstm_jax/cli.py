@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -148,12 +149,14 @@ def train(arguments: Train) -> int:
 
     from dslstm_jax.data.folds import describe
     from dslstm_jax.evaluation.evaluate import evaluate
+    from dslstm_jax.models.recognizer import variable_shapes
     from dslstm_jax.training.loop import fit
     from dslstm_jax.training.run import check_resumable, create_run, open_run
 
     config, console = _with_absolute_paths(arguments.config), Console()
     corpus, split, length = _load_data(config)
     folds = describe(corpus.utterances, split)
+    variable_shapes(config, len(corpus.labels))  # a model that cannot be built is refused before anything is written
     if arguments.resume and arguments.workdir.exists():
         run = open_run(arguments.workdir)
         check_resumable(run, config, corpus.labels, folds)
@@ -165,7 +168,7 @@ def train(arguments: Train) -> int:
     fit(run, corpus, split, length=length, console=console)
     result = evaluate(run, corpus, split, "test", length=length)
     print(f"run folder: {run.path}")
-    print(f"try: dslstm predict --model {run.path} {corpus.utterances[split.test[0]].path}")
+    print("try:", shlex.join(["dslstm", "predict", "--model", str(run.path), corpus.utterances[split.test[0]].path]))
     _print_evaluation(run, result)
     return 0
 
@@ -270,12 +273,7 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                arguments,
-                prog=f"dslstm {command}",
-                args=list(argv),
-                **({} if default is None else {"default": default}),
-            )
+            return tyro.cli(arguments, prog=f"dslstm {command}", args=list(argv), default=default)
     except SystemExit as stop:
         if stop.code:
             print(_one_line(command, said.getvalue()), file=sys.stderr)

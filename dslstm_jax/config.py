@@ -184,6 +184,11 @@ def _validate(config: Config) -> None:
         raise ConfigError(f"model.spectrogram_weight is {config.model.spectrogram_weight}; it must be in [0, 1]")
     if not 0.0 <= config.corpus.synthetic.overlap <= 1.0:
         raise ConfigError(f"corpus.synthetic.overlap is {config.corpus.synthetic.overlap}; it must be in [0, 1]")
+    mfcc = config.features.mfcc
+    if mfcc.n_fft < mfcc.frame_length:
+        raise ConfigError(
+            f"features.mfcc.n_fft is {mfcc.n_fft}; a frame of {mfcc.frame_length} samples needs as many"
+        )
     if config.model.spectrogram_branch == "none":
         if not config.model.mfcc_branch:
             raise ConfigError("model: both branches are off; turn model.mfcc_branch or model.spectrogram_branch on")

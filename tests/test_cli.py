@@ -161,6 +161,8 @@ def test_a_missing_model_is_one_line(capsys, tmp_path):
         ),
         (["--split.protocol", "speaker9"], "speaker6"),
         (["--split.fold", "3"], "--split.fold 3"),
+        (["--features.mfcc.n-fft", "256"], "features.mfcc.n_fft"),
+        (["--features.spectrograms.0.frames", "12"], "cannot be aligned"),
     ],
 )
 def test_mistakes_are_one_line_each(capsys, config, tmp_path, flags, said):

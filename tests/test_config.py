@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 from golden_arrays import ROWS
 
-from dslstm_jax.config import Config, CorpusConfig, ModelConfig, TrainingConfig, from_dict, load_config, to_dict
+from dslstm_jax.config import (
+    Config,
+    CorpusConfig,
+    FeaturesConfig,
+    MfccConfig,
+    ModelConfig,
+    TrainingConfig,
+    from_dict,
+    load_config,
+    to_dict,
+)
 from dslstm_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -43,6 +53,7 @@ def test_json_mistakes_are_named(values, named):
         ({"model": ModelConfig(spectrogram_weight=1.5)}, "model.spectrogram_weight"),
         ({"model": ModelConfig(channels=(8, 0))}, "model.channels"),
         ({"model": ModelConfig(kernels=((4, 2),))}, "model.kernels"),
+        ({"features": FeaturesConfig(mfcc=MfccConfig(n_fft=256))}, "features.mfcc.n_fft"),
         ({"model": ModelConfig("none", mfcc_branch=False)}, "both branches are off"),
     ],
 )

@@ -1,5 +1,6 @@
 """The whole network against the authors' PyTorch modules, all rows of the paper's table, number by number."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -9,7 +10,8 @@ import optax
 import pytest
 from golden_arrays import ROWS, golden, part
 
-from dslstm_jax.config import SPECTROGRAM_512, Config, ModelConfig, TrainingConfig
+from dslstm_jax.config import SPECTROGRAM_512, SPECTROGRAM_1024, Config, FeaturesConfig, ModelConfig, TrainingConfig
+from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import Features
 from dslstm_jax.interop.torch import import_state_dict, parameters
 from dslstm_jax.models.recognizer import Recognizer, average, count_parameters, forward, initialize, variable_shapes
@@ -249,11 +251,9 @@ def test_initial_weights_are_pytorchs():
     assert np.unique(leaves["spectrogram_branch/cnn_1/batch_norm_0/scale"]) == 1
 
 
-def test_a_spectrogram_too_short_to_align_is_refused():
-    config = Config(model=SMALL.model)
-    short = SPECTROGRAM_512.__class__(512, 256, 128, frames=12)
-    config = Config(
-        model=SMALL.model, features=config.features.__class__(spectrograms=(short, config.features.spectrograms[1]))
-    )
-    with pytest.raises(ValueError, match="cannot be aligned"):
+@pytest.mark.parametrize(("frames", "said"), [(12, "cannot be aligned"), (3, "too few for 2 CNN layers")])
+def test_spectrograms_that_are_too_short_are_refused(frames, said):
+    short = replace(SPECTROGRAM_512, frames=frames)
+    config = Config(features=FeaturesConfig(spectrograms=(short, SPECTROGRAM_1024)), model=SMALL.model)
+    with pytest.raises(ConfigError, match=said):
         variable_shapes(config, classes=3)

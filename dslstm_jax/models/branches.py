@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dslstm_jax.errors import ConfigError
 from dslstm_jax.masking import masked_mean
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
@@ -15,10 +16,16 @@ def align(
     """Brings the two CNNs' sequences to one frame rate (Wang et al. 2020).
 
     T3 = T1 // 2 - 1; x_t is the mean of x's frames 2t, 2t + 1 and 2t + 2; y is cut to T3 frames.
+
+    Raises:
+      ConfigError: x is too short, or has more than two frames for one of y's.
     """
     steps = x.shape[1] // 2 - 1
     if not 1 <= steps <= y.shape[1]:
-        raise ValueError(f"sequences of {x.shape[1]} and {y.shape[1]} frames cannot be aligned two to one")
+        raise ConfigError(
+            f"features.spectrograms: their CNNs give {x.shape[1]} and {y.shape[1]} frames, which cannot be aligned "
+            "two to one; give the first about twice the frames of the second, and at least 20"
+        )
     mean = (x[:, 0 : 2 * steps : 2] + x[:, 1 : 2 * steps : 2] + x[:, 2 : 2 * steps + 1 : 2]) / 3
     return mean, y[:, :steps]
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.layers import BatchNorm, torch_uniform
 
 
@@ -51,10 +52,16 @@ class CNN(nn.Module):
 
         Returns:
           Channels and frequency flattened into one vector a frame, channel-major (as in the authors' code).
+
+        Raises:
+          ConfigError: the spectrogram is too small for so many layers.
         """
         x = spectrogram[..., None]
         for layer, channels in enumerate(self.channels):
             x = Convolution(channels, self.kernel, name=f"convolution_{layer}")(x)
             x = BatchNorm(name=f"batch_norm_{layer}")(x, valid, train=train)
             x = max_pool_2x2(nn.relu(x))
+        if 0 in x.shape:
+            size = " frames of ".join(map(str, spectrogram.shape[1:]))
+            raise ConfigError(f"features.spectrograms: {size} bands are too few for {len(self.channels)} CNN layers")
         return x.swapaxes(2, 3).reshape(*x.shape[:2], -1)
