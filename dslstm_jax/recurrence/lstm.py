@@ -72,8 +72,8 @@ def _recur(
 ) -> tuple[Float[Array, "T B H"], LSTMState]:
     """The loop over time. Its gradient is written by hand, for the kernel's is then one product over all frames
     after the loop, where automatic differentiation adds up one a frame."""
-    final, trace = _forward(projected, recurrent_kernel, mask, initial)
-    return trace.hidden, final
+    outputs: tuple[Float[Array, "T B H"], LSTMState] = _recur_forward(projected, recurrent_kernel, mask, initial)[0]
+    return outputs
 
 
 def _recur_forward(
