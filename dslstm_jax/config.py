@@ -5,6 +5,7 @@ The defaults are the paper's system: the dual-level model of Wang et al. (ICASSP
 
 import dataclasses
 import json
+import math
 import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,10 +37,19 @@ class CorpusConfig:
     """Which recordings to learn from."""
 
     name: str = "synthetic"
-    """crema_d, emodb, iemocap, manifest, ravdess, savee or synthetic; `dslstm corpora` says more."""
+    """crema_d, emodb, iemocap, manifest, ravdess, records, savee or synthetic; `dslstm corpora` says more."""
     root: str | None = None
     """Folder of the corpus. For a manifest: where its relative paths start (default: the manifest's folder).
     For synthetic: where the recordings are kept (default: the user's cache folder)."""
+    names: tuple[str, ...] = ()
+    """Several corpora in one run, instead of `name`: emodb,ravdess. Their speakers are kept apart."""
+    roots: tuple[str, ...] = ()
+    """Their folders, in the order of `names`."""
+    label_map: tuple[str, ...] = ()
+    """Labels under another name, FROM=TO: calm=neutral excited=happy."""
+    labels: tuple[str, ...] = ()
+    """The classes in their order, after `label_map`; recordings of other labels are left out. Empty: all labels, in
+    the corpus's order."""
     manifest: str | None = None
     """CSV or TSV file with a header row, for the corpus `manifest`."""
     path_column: str = "path"
@@ -63,6 +73,45 @@ class SplitConfig:
     """Which fold is the test set, from 0; the next one is the validation set, but a fold file names its own."""
     seed: int = 0
     """Deals speakers or utterances to the folds."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How recordings become batches."""
+
+    max_padding: float = 0.15
+    """Largest share of padding among the samples of an epoch. Batches of like length need less of it, but each length
+    is a program to compile, so there are as few lengths as this allows. 1: one length for all, and batches drawn from
+    all recordings alike."""
+    longest: float = 60.0
+    """Seconds; a longer recording cannot be used: cut it into utterances."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """When recordings cannot be used, all of them are named before the first step. stop: the run ends there; skip: it
+    goes on without them."""
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Random changes to the training recordings, drawn anew for each utterance and step; the paper has none."""
+
+    noise: float = 0.0
+    """Probability that an utterance gets white noise."""
+    noise_snr: tuple[float, float] = (10.0, 30.0)
+    """Decibels of signal over noise, lowest and highest."""
+    gain: float = 0.0
+    """Largest change of level, up or down, in decibels."""
+    speed: float = 0.0
+    """Largest change of speed by resampling: 0.1 plays at 0.9 to 1.1 of the speed, pitch included."""
+    frequency_masks: int = 0
+    """Bands of the mel-spectrograms that are blanked (SpecAugment)."""
+    frequency_mask_width: float = 0.15
+    """Widest such band, as a share of the mel bands."""
+    time_masks: int = 0
+    """Stretches of time that are blanked in the mel-spectrograms."""
+    time_mask_width: float = 0.15
+    """Longest such stretch, as a share of the frames."""
+    mixup: float = 0.0
+    """alpha of mixup's Beta(alpha, alpha); neighbors in a batch are mixed. 0: off."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +204,8 @@ class Config:
 
     corpus: CorpusConfig = CorpusConfig()
     split: SplitConfig = SplitConfig()
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     features: FeaturesConfig = FeaturesConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -184,6 +235,11 @@ def _validate(config: Config) -> None:
         raise ConfigError(f"model.spectrogram_weight is {config.model.spectrogram_weight}; it must be in [0, 1]")
     if not 0.0 <= config.corpus.synthetic.overlap <= 1.0:
         raise ConfigError(f"corpus.synthetic.overlap is {config.corpus.synthetic.overlap}; it must be in [0, 1]")
+    if not 0.0 < config.data.max_padding <= 1.0:
+        raise ConfigError(f"data.max_padding is {config.data.max_padding}; it must be above 0 and at most 1")
+    if not config.data.longest > 0:
+        raise ConfigError(f"data.longest is {config.data.longest}; it must be positive, in seconds")
+    _validate_augmentation(config.augmentation)
     mfcc = config.features.mfcc
     if mfcc.n_fft < mfcc.frame_length:
         raise ConfigError(
@@ -200,6 +256,18 @@ def _validate(config: Config) -> None:
         )
     if config.model.spectrogram_branch == "ds_lstm" and spectrograms != 2:
         raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {spectrograms}")
+
+
+def _validate_augmentation(augmentation: AugmentationConfig) -> None:
+    limits = {"noise": 1.0, "gain": 60.0, "speed": 0.5, "frequency_mask_width": 1.0, "time_mask_width": 1.0}
+    for name in (*limits, "frequency_masks", "time_masks", "mixup"):
+        value, most = getattr(augmentation, name), limits.get(name, math.inf)
+        if not 0 <= value <= most:
+            allowed = f"in [0, {most:g}]" if name in limits else "at least 0"
+            raise ConfigError(f"augmentation.{name} is {value}; it must be {allowed}")
+    lowest, highest = augmentation.noise_snr
+    if not lowest <= highest:
+        raise ConfigError(f"augmentation.noise_snr is {augmentation.noise_snr}; give the lowest first")
 
 
 def load_config(location: str) -> Config:

@@ -26,7 +26,7 @@ def batch(rows: int, utterances: int, start: int = 0) -> Batch:
         lengths[row] = generator.integers(3000, 8000)
         waveforms[row, : lengths[row]] = generator.normal(size=lengths[row]) * generator.uniform(0.01, 0.2)
         labels[row], weights[row] = (start + row) % 3, 1
-    return Batch(waveforms, lengths, labels, weights)
+    return Batch(waveforms, lengths, labels, weights, start + np.arange(rows))
 
 
 @pytest.fixture(scope="module")

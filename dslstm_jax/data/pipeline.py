@@ -26,6 +26,8 @@ class Batch(NamedTuple):
     lengths: Int[Any, " B"]
     labels: Int[Any, " B"]
     weights: Float[Any, " B"]
+    examples: Int[Any, " B"]
+    """Which utterance of the corpus each row is; random draws depend on it, not on the row or the device."""
 
 
 def bucket_length(samples: int, sample_rate: int) -> int:
@@ -102,17 +104,20 @@ def batches(
     """
     classes = {label: index for index, label in enumerate(labels)}
 
-    def load(utterance: Utterance) -> tuple[np.ndarray, int]:
-        return read_audio(utterance.path, sample_rate), classes[utterance.label]
+    def load(index: int) -> tuple[np.ndarray, int, int]:
+        utterance = utterances[index]
+        return read_audio(utterance.path, sample_rate), classes[utterance.label], index
 
-    def collate(examples: Sequence[tuple[np.ndarray, int]]) -> Batch:
-        waveforms, lengths = pad_waveforms([waveform for waveform, _ in examples], batch_size, length)
-        targets, weights = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
-        targets[: len(examples)] = [target for _, target in examples]
-        weights[: len(examples)] = 1
-        return Batch(waveforms, lengths, targets, weights)
+    def collate(rows: Sequence[tuple[np.ndarray, int, int]]) -> Batch:
+        waveforms, lengths = pad_waveforms([waveform for waveform, _, _ in rows], batch_size, length)
+        targets, examples = np.zeros((2, batch_size), np.int32)
+        weights = np.zeros(batch_size, np.float32)
+        targets[: len(rows)] = [target for _, target, _ in rows]
+        examples[: len(rows)] = [index for _, _, index in rows]
+        weights[: len(rows)] = 1
+        return Batch(waveforms, lengths, targets, weights, examples)
 
-    dataset = grain.MapDataset.source(tuple(utterances))
+    dataset = grain.MapDataset.source(range(len(utterances)))
     if shuffle is not None:
         dataset = dataset.shuffle(seed=int(np.random.SeedSequence(shuffle).generate_state(1)[0]))
     dataset = dataset.map(load).batch(batch_size, drop_remainder=False, batch_fn=collate)

@@ -4,8 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dslstm_jax.errors import CorpusError
+
+
+class Record(NamedTuple):
+    """Where the sound of an utterance lies, if that is no file of its own but a tensorflow-datasets folder."""
+
+    folder: str
+    position: int
+    """Place among the folder's examples, split after split."""
+    samples: int
+    sample_rate: int
+    """Hertz."""
 
 
 @dataclass(frozen=True)
@@ -13,9 +25,11 @@ class Utterance:
     """One recording and what is known about it; the sound stays on disk until it is needed."""
 
     path: str
+    """The sound file; with `record`, a name that says which example it is."""
     label: str
     speaker: str | None = None
     session: str | None = None
+    record: Record | None = None
 
 
 @dataclass(frozen=True)
