@@ -19,17 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dslstm_jax.config import Config, CorpusConfig, load_config
-from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError
+from dslstm_jax.errors import AudioError, ConfigError, DslstmError
 from dslstm_jax.files import to_json
 
 if TYPE_CHECKING:
-    from dslstm_jax.data.corpora import Corpus
-    from dslstm_jax.data.folds import Split
+    from dslstm_jax.data.dataset import Dataset
     from dslstm_jax.evaluation.evaluate import Evaluation
     from dslstm_jax.training.run import Run
-
-SAMPLES_PER_STEP = 0.5
-"""Seconds; waveforms are padded to a whole number of these."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +91,17 @@ class ImportTorch:
     """The classes in the order of the logits."""
 
 
-def _load_data(config: Config) -> "tuple[Corpus, Split, int]":
-    """The corpus, its split, and the padded length of its recordings in samples.
-
-    Raises:
-      CorpusError: a recording cannot be used; each one is named on stderr.
-    """
+def _load_dataset(config: Config) -> "Dataset":
+    """The dataset of a run; each recording that cannot be used is named on stderr."""
     from rich.console import Console
 
     from dslstm_jax.data.corpora import load_corpus
-    from dslstm_jax.data.folds import choose_fold, make_folds
-    from dslstm_jax.data.pipeline import measure
+    from dslstm_jax.data.dataset import make_dataset
     from dslstm_jax.training.loop import progress_bar
 
     corpus = load_corpus(config.corpus)
-    split = choose_fold(make_folds(corpus.utterances, config.split.protocol, config.split.seed), config.split.fold)
-    rate = config.features.sample_rate
     with progress_bar(Console(stderr=True), "reading", len(corpus.utterances)) as done:
-        lengths, errors = measure(corpus.utterances, rate, done)
-    for error in errors:
-        print(error, file=sys.stderr)
-    if errors:
-        raise CorpusError(f"{len(errors)} of {len(corpus.utterances)} recordings cannot be used; mend or remove them")
-    unit = int(rate * SAMPLES_PER_STEP)
-    return corpus, split, -(-max(lengths) // unit) * unit
+        return make_dataset(corpus, config, done=done, report=lambda error: print(error, file=sys.stderr))
 
 
 def _absolute(path: str | None) -> str | None:
@@ -154,7 +137,8 @@ def train(arguments: Train) -> int:
     from dslstm_jax.training.run import check_resumable, create_run, open_run
 
     config, console = _with_absolute_paths(arguments.config), Console()
-    corpus, split, length = _load_data(config)
+    dataset = _load_dataset(config)
+    corpus, split = dataset.corpus, dataset.split
     folds = describe(corpus.utterances, split)
     variable_shapes(config, len(corpus.labels))  # a model that cannot be built is refused before anything is written
     if arguments.resume and arguments.workdir.exists():
@@ -165,8 +149,8 @@ def train(arguments: Train) -> int:
     for side, part in folds.items():
         speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
         console.print(f"{side}: {len(part['utterances'])} utterances{speakers}", highlight=False, soft_wrap=True)
-    fit(run, corpus, split, length=length, console=console)
-    result = evaluate(run, corpus, split, "test", length=length)
+    fit(run, dataset, console=console)
+    result = evaluate(run, dataset, "test")
     print(f"run folder: {run.path}")
     print("try:", shlex.join(["dslstm", "predict", "--model", str(run.path), corpus.utterances[split.test[0]].path]))
     _print_evaluation(run, result)
@@ -180,9 +164,9 @@ def evaluate_run(arguments: Evaluate) -> int:
     from dslstm_jax.training.run import check_resumable, open_run
 
     run = open_run(arguments.run)
-    corpus, split, length = _load_data(run.config)
-    check_resumable(run, run.config, corpus.labels, describe(corpus.utterances, split))
-    result = evaluate(run, corpus, split, arguments.split, length=length)
+    dataset = _load_dataset(run.config)
+    check_resumable(run, run.config, dataset.corpus.labels, describe(dataset.corpus.utterances, dataset.split))
+    result = evaluate(run, dataset, arguments.split)
     if arguments.json:
         print(to_json(result.to_dict()))
     else:

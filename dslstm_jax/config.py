@@ -83,6 +83,8 @@ class DataConfig:
     """Largest share of padding among the samples of an epoch. Batches of like length need less of it, but each length
     is a program to compile, so there are as few lengths as this allows. 1: one length for all, and batches drawn from
     all recordings alike."""
+    max_lengths: int = 8
+    """Most lengths that batches may be padded to, where `max_padding` asks for more."""
     longest: float = 60.0
     """Seconds; a longer recording cannot be used: cut it into utterances."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -225,6 +227,8 @@ def _integers(value: Any) -> list[int]:
 
 def _validate(config: Config) -> None:
     """Refuses values that no code below could make sense of, naming the flag."""
+    if config.data.max_lengths < 1:
+        raise ConfigError(f"data.max_lengths is {config.data.max_lengths}; it must be at least 1")
     for room in ("features", "model", "training"):
         for name, value in dataclasses.asdict(getattr(config, room)).items():
             if name != "seed" and min(_integers(value), default=1) < 1:

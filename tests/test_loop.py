@@ -12,9 +12,9 @@ import pytest
 from tiny import tiny_config, write_config
 
 from dslstm_jax.cli import main
+from dslstm_jax.data.pipeline import Loader
 from dslstm_jax.errors import RunError
 from dslstm_jax.serving.predictor import load
-from dslstm_jax.training import loop
 from dslstm_jax.training.loop import add
 from dslstm_jax.training.step import Totals
 
@@ -62,18 +62,18 @@ def test_the_run_folder_is_complete(trained):
 def test_a_run_stopped_half_way_and_resumed_ends_the_same(trained, tones, tmp_path, monkeypatch, capsys):
     config = write_config(tmp_path / "tiny.py", tiny_config(tones))
     arguments = ["train", str(config), "--workdir", str(tmp_path / "run")]
-    whole = loop.batches
+    whole = Loader.batches
 
-    def interrupted(*args, **kwargs):
-        for number, batch in enumerate(whole(*args, **kwargs)):
-            if kwargs.get("shuffle") == (0, 3) and number == 1:
+    def interrupted(loader, shuffle=None):
+        for number, batch in enumerate(whole(loader, shuffle)):
+            if shuffle == (0, 3) and number == 1:
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(loop, "batches", interrupted)
+    monkeypatch.setattr(Loader, "batches", interrupted)
     assert main(arguments) == 130
     assert len(records(tmp_path / "run")) == 2
-    monkeypatch.setattr(loop, "batches", whole)
+    monkeypatch.setattr(Loader, "batches", whole)
     assert main(arguments) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0

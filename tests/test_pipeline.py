@@ -1,69 +1,193 @@
-"""Batches: every utterance once, padded and masked, in an order that the seed and epoch fix."""
+"""Batches: every utterance once, of like length, padded and masked; seed, epoch and step fix them on any machine."""
 
+import itertools
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
-from trees import emodb_tree, write_tone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_config
+from trees import real_data, write_tone
 
-from dslstm_jax.config import CorpusConfig
+from dslstm_jax.config import Config, CorpusConfig, DataConfig, SplitConfig
 from dslstm_jax.data.audio import read_audio
-from dslstm_jax.data.corpora import Utterance, load_corpus
-from dslstm_jax.data.pipeline import batches, bucket_length, measure, pad_waveforms
-from dslstm_jax.errors import AudioError
+from dslstm_jax.data.corpora import Corpus, Utterance, load_corpus
+from dslstm_jax.data.dataset import Dataset, make_dataset
+from dslstm_jax.data.folds import Split
+from dslstm_jax.data.pipeline import (
+    Loader,
+    bucket_length,
+    choose_lengths,
+    make_loader,
+    pad_waveforms,
+    padding,
+    plan_epoch,
+)
+from dslstm_jax.errors import AudioError, ConfigError
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = emodb_tree(tmp_path_factory.mktemp("emodb"), speakers=("03", "08", "09"), emotions="FNWT")
-    return load_corpus(CorpusConfig(name="emodb", root=str(root)))
+def dataset(tones):
+    """48 tones of 0.3 to 0.6 s."""
+    config = tiny_config(tones)
+    return make_dataset(load_corpus(config.corpus), config)
 
 
-def read(corpus, batch_size=7, shuffle=None):
-    return list(
-        batches(
-            corpus.utterances, corpus.labels, batch_size=batch_size, length=8000, sample_rate=16_000, shuffle=shuffle
-        )
-    )
+def make(dataset, batch_size=7, **data) -> Loader:
+    everyone = range(len(dataset.corpus.utterances))
+    return make_loader(dataset, everyone, Config(data=DataConfig(**data)), batch_size)
 
 
-def test_every_utterance_comes_once_and_the_last_batch_is_masked(corpus):
-    assert len(corpus.utterances) == 24
-    found = read(corpus)
-    assert [batch.weights.sum() for batch in found] == [7, 7, 7, 3]
-    assert all(batch.waveforms.shape == (7, 8000) for batch in found)
-    assert not found[-1].waveforms[3:].any()
-    assert not found[-1].lengths[3:].any()
-    labels = np.concatenate([batch.labels[batch.weights > 0] for batch in found])
-    assert [corpus.labels[label] for label in labels] == [utterance.label for utterance in corpus.utterances]
-    first = read_audio(corpus.utterances[0].path, 16_000)
-    np.testing.assert_array_equal(found[0].waveforms[0, : len(first)], first)
-    assert found[0].lengths[0] == len(first)
-    assert not found[0].waveforms[0, len(first) :].any()
+def everything(batches):
+    return [jax.tree.map(np.asarray, batch) for batch in batches]
 
 
-def test_the_order_depends_on_seed_and_epoch_alone(corpus):
-    def order(shuffle):
-        return [float(np.abs(row).sum()) for batch in read(corpus, shuffle=shuffle) for row in batch.waveforms]
-
-    def labels(shuffle):
-        return [tuple(batch.labels) for batch in read(corpus, shuffle=shuffle)]
-
-    assert order((0, 1)) == order((0, 1))
-    assert labels((0, 1)) == labels((0, 1))
-    assert labels((0, 1)) != labels((0, 2))
-    assert labels((0, 1)) != labels((1, 1))
-    assert sorted(order((0, 1))) == sorted(order(None))
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_a_bad_file_is_found_before_training_and_named(tmp_path):
-    text = tmp_path / "notes.wav"
-    text.write_text("not sound")
-    good = write_tone(tmp_path / "tone.wav", seconds=0.5)
-    lengths, errors = measure([Utterance(str(text), "sad"), Utterance(str(good), "sad")], 16_000)
-    assert lengths == [8000]
-    assert len(errors) == 1
-    assert str(errors[0]).startswith(f"{text}: ")
-    with pytest.raises(AudioError, match=r"notes\.wav"):
-        list(batches([Utterance(str(text), "sad")], ["sad"], batch_size=1, length=8000, sample_rate=16_000))
+def test_every_utterance_comes_once_and_rows_to_spare_are_masked(dataset):
+    loader = make(dataset)
+    utterances = dataset.corpus.utterances
+    assert (loader.steps, len(utterances)) == (7, 48)
+    found = everything(loader.batches((0, 1)))
+    assert sorted(batch.weights.sum() for batch in found) == [6, 7, 7, 7, 7, 7, 7]
+    seen = [int(example) for batch in found for example in batch.examples[batch.weights > 0]]
+    assert sorted(seen) == list(range(48))
+    for batch in found:
+        for row in range(7):
+            if not batch.weights[row]:
+                assert not batch.waveforms[row].any()
+                assert batch.lengths[row] == 0
+                continue
+            utterance = utterances[batch.examples[row]]
+            expected = read_audio(utterance.path, 16_000)
+            np.testing.assert_array_equal(batch.waveforms[row, : len(expected)], expected)
+            assert batch.lengths[row] == len(expected)
+            assert not batch.waveforms[row, len(expected) :].any()
+            assert dataset.corpus.labels[batch.labels[row]] == utterance.label
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(dataset):
+    loader = make(dataset)
+    assert loader.plan((0, 1)) == loader.plan((0, 1))
+    assert loader.plan((0, 1)) != loader.plan((0, 2))
+    assert loader.plan((0, 1)) != loader.plan((1, 1))
+    together = {frozenset(batch.members) for epoch in range(5) for batch in loader.plan((0, epoch))}
+    assert len(together) > 4 * loader.steps, "the same utterances meet in every epoch"
+
+
+@pytest.mark.parametrize("start", [1, 3, 6])
+def test_an_epoch_goes_on_from_a_step(dataset, start):
+    loader = make(dataset)
+    assert_same(everything(loader.batches((0, 1), start=start)), everything(loader.batches((0, 1)))[start:])
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_processes_read_rows_of_the_same_batches(dataset, processes):
+    loader = make(dataset, batch_size=8)
+    shares = [loader.batches((3, 2), share=(process, processes)) for process in range(processes)]
+    together = [
+        jax.tree.map(lambda *rows: np.concatenate(rows), *everything(parts)) for parts in zip(*shares, strict=True)
+    ]
+    assert_same(together, everything(loader.batches((3, 2))))
+    assert sum(batch.weights.sum() for batch in together) == 48
+
+
+def test_rows_that_cannot_be_shared_are_an_error(dataset):
+    with pytest.raises(ConfigError, match=r"training\.batch_size: 7 rows cannot be shared by 2 processes"):
+        make(dataset).batches(share=(0, 2))
+
+
+def test_batches_are_put_where_they_are_asked_to_be(dataset):
+    device = jax.devices()[1]
+    batch = next(iter(make(dataset).batches(place=lambda batch: jax.device_put(batch, device))))
+    assert batch.waveforms.devices() == {device}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 200_000), min_size=1, max_size=90),
+    batch_size=st.integers(1, 20),
+    most=st.integers(1, 6),
+    epoch=st.integers(0, 3),
+)
+def test_any_plan_holds_everyone_once_in_full_batches(lengths, batch_size, most, epoch):
+    padded = choose_lengths(lengths, batch_size=batch_size, sample_rate=16_000, max_padding=0.15, most=most)
+    assert list(padded) == sorted(set(padded))
+    assert len(padded) <= most
+    plan = plan_epoch(range(len(lengths)), lengths, batch_size, padded, (0, epoch))
+    assert sorted(member for batch in plan for member in batch.members) == list(range(len(lengths)))
+    assert all(batch.length in padded for batch in plan)
+    assert all(lengths[member] <= batch.length for batch in plan for member in batch.members)
+    assert len(plan) == -(-len(lengths) // batch_size)
+    ragged = [batch for batch in plan if len(batch.members) < batch_size]
+    assert len(ragged) <= 1
+    assert all(batch.length == min(other.length for other in plan) for batch in ragged)
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.lists(st.integers(1, 12_000), min_size=1, max_size=25), count=st.integers(1, 3))
+def test_no_other_lengths_would_pad_less(lengths, count):
+    def cost(padded):
+        return sum(min(height for height in padded if height >= length) for length in lengths)
+
+    chosen = choose_lengths(lengths, batch_size=1, sample_rate=16_000, max_padding=1e-9, most=count)
+    heights = sorted({-(-length // 800) * 800 for length in lengths})
+    others = itertools.combinations(heights[:-1], min(count, len(heights)) - 1)
+    assert cost(chosen) == min(cost((*other, heights[-1])) for other in others)
+
+
+def test_there_are_as_few_lengths_as_the_padding_allows():
+    lengths = [16_000] * 50 + [32_000] * 50 + [64_000] * 50
+
+    def choose(max_padding, most=8):
+        return choose_lengths(lengths, batch_size=10, sample_rate=16_000, max_padding=max_padding, most=most)
+
+    assert choose(1.0) == (64_000,)
+    assert choose(0.15) == (32_000, 64_000)
+    assert choose(0.12) == (16_000, 32_000, 64_000)
+    assert choose(0.12, most=2) == (32_000, 64_000)
+    plan = plan_epoch(range(150), lengths, 10, (32_000, 64_000))
+    assert padding(plan, lengths, 10) == pytest.approx(1 - 50 * (1 + 2 + 4) / (100 * 2 + 50 * 4))
+
+
+def test_rows_to_spare_count_as_padding():
+    plan = plan_epoch([0, 1, 2], [800, 800, 800], 2, (800,))
+    assert padding(plan, [800, 800, 800], 2) == pytest.approx(0.25)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize(("name", "batch_size"), [("emodb", 16), ("ravdess", 16), ("ravdess", 32), ("ravdess", 64)])
+def test_padding_of_real_corpora_is_below_15_percent(name, batch_size, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = Config(corpus=CorpusConfig(name=name, root=str(real_data(f"data/{name}"))))
+    loader = make(make_dataset(load_corpus(config.corpus), config), batch_size, max_lengths=12)
+    share = padding(loader.plan((0, 1)), loader.dataset.lengths, loader.batch_size)
+    lengths = [length / 16_000 for length in loader.padded_lengths]
+    with capsys.disabled():
+        print(f"{name}, batches of {batch_size}: {share:.1%} padding, padded to {lengths} s")
+    assert share < 0.15
+
+
+def test_a_file_that_went_bad_is_named(tmp_path):
+    path = write_tone(tmp_path / "tone.wav", seconds=0.5)
+    corpus = Corpus("manifest", ("sad",), (Utterance(str(path), "sad"),))
+    loader = make(Dataset(corpus, (8000,), Split((0,), (), ())), batch_size=1)
+    path.write_text("not sound")
+    with pytest.raises(AudioError, match=r"tone\.wav"):
+        list(loader.batches())
+
+
+def test_a_side_smaller_than_a_batch_gets_smaller_batches(dataset):
+    config = replace(tiny_config("unused"), split=SplitConfig())
+    loader = make_loader(dataset, [3, 1], config, 32)
+    (batch,) = everything(loader.batches())
+    assert batch.waveforms.shape[0] == 2
+    assert sorted(batch.examples) == [1, 3]
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,7 @@ def tiny_config(root: Path) -> Config:
 
 def write_config(path: Path, config: Config) -> Path:
     """A config file, as a user would have it."""
-    names = "Config, CorpusConfig, FeaturesConfig, MfccConfig, ModelConfig, SpectrogramConfig, SplitConfig"
-    imports = f"from dslstm_jax.config import {names}, SyntheticConfig, TrainingConfig"
-    path.write_text(f"{imports}\n\nconfig = {config!r}\n")
+    path.write_text(f"from dslstm_jax.config import *\n\nconfig = {config!r}\n")
     return path
 
 

@@ -1,25 +1,35 @@
-"""Utterances to padded batches, read and decoded in background threads by Grain."""
+"""Utterances to padded batches on the device, read ahead by Grain.
+
+An epoch is planned before anything is read: which utterances stand in each batch, and to how many samples they are
+padded, follows from their lengths, the seed and the epoch alone. So any process can read its rows of any batch, and a
+run goes on from a number of steps.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from dslstm_jax.data.audio import read_audio
-from dslstm_jax.data.corpora.base import Utterance
-from dslstm_jax.errors import AudioError
+from dslstm_jax.config import Config
+from dslstm_jax.data.dataset import Dataset
+from dslstm_jax.data.reading import READING_THREADS, read_utterance
+from dslstm_jax.errors import ConfigError
 
-READING_THREADS = 4
+GRID = 0.05
+"""Seconds; padded lengths are whole multiples."""
+PREFETCH = 2
+"""Batches that lie ready on the device."""
 
 
 class Batch(NamedTuple):
     """Utterances side by side: NumPy arrays on the host, JAX arrays inside a step.
 
-    Rows that fill the last batch up have length 0 and weight 0.
+    Rows that fill a batch up have length 0 and weight 0.
     """
 
     waveforms: Float[Any, "B N"]
@@ -30,10 +40,109 @@ class Batch(NamedTuple):
     """Which utterance of the corpus each row is; random draws depend on it, not on the row or the device."""
 
 
+class PlannedBatch(NamedTuple):
+    """A batch before it is read."""
+
+    members: tuple[int, ...]
+    """Indices of utterances, at most as many as a batch has rows."""
+    length: int
+    """Samples that every row is padded to."""
+
+
 def bucket_length(samples: int, sample_rate: int) -> int:
     """The padded length of a recording: 1, 2, 4, 8, ... seconds, so that few programs serve all lengths."""
     seconds = max(1, math.ceil(samples / sample_rate))
     return (1 << (seconds - 1).bit_length()) * sample_rate
+
+
+def choose_lengths(
+    lengths: Sequence[int], *, batch_size: int, sample_rate: int, max_padding: float, most: int
+) -> tuple[int, ...]:
+    """The padded lengths of an epoch's batches: the fewest that keep padding at `max_padding` or below.
+
+    Args:
+      lengths: samples of each utterance.
+      batch_size: rows of every batch.
+      sample_rate: hertz.
+      max_padding: the largest share of padding among the samples.
+      most: how many lengths there may be; where they do not suffice, as many as still help.
+
+    Returns:
+      Samples, shortest first; the last one holds every utterance.
+    """
+    members = range(len(lengths))
+    candidates = [_best_lengths(lengths, count, round(GRID * sample_rate)) for count in range(1, most + 1)]
+    paddings = [padding(plan_epoch(members, lengths, batch_size, found), lengths, batch_size) for found in candidates]
+    enough = next((place for place, share in enumerate(paddings) if share <= max_padding), int(np.argmin(paddings)))
+    return candidates[enough]
+
+
+def _best_lengths(lengths: Sequence[int], count: int, grid: int) -> tuple[int, ...]:
+    """At most `count` lengths that pad least, if every utterance is padded to the next of them.
+
+    Dynamic programming: the cheapest way to serve the utterances up to each length with one length more.
+    """
+    heights, counts = np.unique(-(-np.maximum(lengths, 1) // grid) * grid, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    costs = np.full(len(below), np.inf)
+    costs[0] = 0
+    choices = []
+    for _ in range(min(count, len(heights))):
+        # [end, start]: utterances from `start` up to `end` padded to the height just below `end`
+        ways = costs[None, :] + (below[1:, None] - below[None, :]) * heights[:, None]
+        ways = np.where(np.arange(len(below))[None, :] <= np.arange(len(heights))[:, None], ways, np.inf)
+        choices.append(ways.argmin(axis=1))
+        costs = np.concatenate([[0], ways.min(axis=1)])
+    found, end = [], len(heights)
+    for choice in reversed(choices):
+        if end:
+            found.append(int(heights[end - 1]))
+            end = int(choice[end - 1])
+    return tuple(reversed(found))
+
+
+def plan_epoch(
+    members: Sequence[int],
+    lengths: Sequence[int],
+    batch_size: int,
+    padded_lengths: Sequence[int],
+    shuffle: tuple[int, int] | None = None,
+) -> list[PlannedBatch]:
+    """All `members` once, in batches of like length; only one batch can have rows to spare, the shortest.
+
+    Args:
+      members: indices of utterances.
+      lengths: samples of each utterance of the corpus.
+      batch_size: rows of every batch.
+      padded_lengths: what rows may be padded to, shortest first; the last one holds every utterance.
+      shuffle: (seed, epoch), which fix the order of the utterances and of the batches; None keeps the order given.
+    """
+    generator = None if shuffle is None else np.random.default_rng(shuffle)
+    order = np.asarray(members, np.int64)
+    if generator is not None:
+        order = generator.permutation(order)
+    bucket_of = np.searchsorted(padded_lengths, np.asarray(lengths)[order])
+    buckets = [order[bucket_of == bucket].tolist() for bucket in range(len(padded_lengths))]
+    plan: list[PlannedBatch] = []
+    for bucket, length in reversed(list(enumerate(padded_lengths))):
+        waiting = buckets[bucket]
+        for shorter in reversed(buckets[:bucket]):  # full batches: shorter utterances take the rows to spare
+            missing = -len(waiting) % batch_size
+            waiting += shorter[:missing]
+            del shorter[:missing]
+        plan += [
+            PlannedBatch(tuple(rows), length)
+            for rows in (waiting[start : start + batch_size] for start in range(0, len(waiting), batch_size))
+        ]
+    if generator is not None:
+        plan = [plan[place] for place in generator.permutation(len(plan))]
+    return plan
+
+
+def padding(plan: Sequence[PlannedBatch], lengths: Sequence[int], batch_size: int) -> float:
+    """The share of the samples of all batches that belongs to no utterance, rows to spare included."""
+    valid = sum(lengths[member] for batch in plan for member in batch.members)
+    return 1 - valid / sum(batch_size * batch.length for batch in plan)
 
 
 def pad_waveforms(
@@ -48,78 +157,83 @@ def pad_waveforms(
     return padded, lengths
 
 
-def measure(
-    utterances: Sequence[Utterance], sample_rate: int, done: Callable[[], None] = lambda: None
-) -> tuple[list[int], list[AudioError]]:
-    """Decodes every recording once, so that a bad file is found before any training.
+@dataclass(frozen=True)
+class Loader:
+    """Some utterances of a dataset, to be read epoch after epoch; none is ever left out."""
 
-    Args:
-      utterances: what to read.
-      sample_rate: hertz.
-      done: called after each recording.
+    dataset: Dataset
+    members: tuple[int, ...]
+    """Indices of the utterances."""
+    batch_size: int
+    padded_lengths: tuple[int, ...]
+    """Samples that batches may be padded to, shortest first."""
+    sample_rate: int
+    """Hertz."""
 
-    Returns:
-      The number of samples of each readable recording, and the error of each other one.
-    """
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self.members) / self.batch_size)
 
-    def decode(utterance: Utterance) -> int | AudioError:
-        try:
-            return len(read_audio(utterance.path, sample_rate))
-        except AudioError as error:
-            return error
+    def plan(self, shuffle: tuple[int, int] | None = None) -> list[PlannedBatch]:
+        """See `plan_epoch`."""
+        return plan_epoch(self.members, self.dataset.lengths, self.batch_size, self.padded_lengths, shuffle)
 
-    lengths: list[int] = []
-    errors: list[AudioError] = []
-    with ThreadPoolExecutor(READING_THREADS) as pool:
-        for result in pool.map(decode, utterances):
-            if isinstance(result, AudioError):
-                errors.append(result)
-            else:
-                lengths.append(result)
-            done()
-    return lengths, errors
+    def batches(
+        self,
+        shuffle: tuple[int, int] | None = None,
+        *,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+        place: Callable[[Batch], Batch] = jax.device_put,
+    ) -> Iterable[Batch]:
+        """The batches of an epoch, read ahead and put on the device while others are computed with.
+
+        Args:
+          shuffle: (seed, epoch); None keeps the order of the members.
+          start: batches that were read before; they are not read again.
+          share: (process, processes). Each process reads its rows; side by side they are the batch of one process.
+          place: brings a batch from the host to the devices.
+
+        Raises:
+          ConfigError: the rows cannot be shared evenly.
+          AudioError: a recording cannot be decoded.
+        """
+        process, processes = share
+        if self.batch_size % processes:
+            raise ConfigError(
+                f"training.batch_size: {self.batch_size} rows cannot be shared by {processes} processes; "
+                f"make it a multiple of {processes}"
+            )
+        rows = self.batch_size // processes
+        corpus = self.dataset.corpus
+        classes = {label: index for index, label in enumerate(corpus.labels)}
+
+        def read(planned: PlannedBatch) -> Batch:
+            members = planned.members[process * rows : (process + 1) * rows]
+            utterances = [corpus.utterances[member] for member in members]
+            sounds = [read_utterance(utterance, self.sample_rate) for utterance in utterances]
+            waveforms, lengths = pad_waveforms(sounds, rows, planned.length)
+            labels, examples = np.zeros((2, rows), np.int32)
+            weights = np.zeros(rows, np.float32)
+            labels[: len(members)] = [classes[utterance.label] for utterance in utterances]
+            examples[: len(members)] = members
+            weights[: len(members)] = 1
+            return Batch(waveforms, lengths, labels, weights, examples)
+
+        threads = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=READING_THREADS)
+        read_ahead = grain.MapDataset.source(self.plan(shuffle)[start:]).map(read).to_iter_dataset(threads)
+        return grain.experimental.ThreadPrefetchIterDataset(read_ahead.map(place), prefetch_buffer_size=PREFETCH)
 
 
-def batches(
-    utterances: Sequence[Utterance],
-    labels: Sequence[str],
-    *,
-    batch_size: int,
-    length: int,
-    sample_rate: int,
-    shuffle: tuple[int, int] | None = None,
-) -> Iterable[Batch]:
-    """All utterances once, in batches; none is left out, and the last batch is padded and masked.
-
-    Args:
-      utterances: what to read.
-      labels: the classes in order; an utterance's class is its label's place.
-      batch_size: rows of every batch.
-      length: samples of every row; at least those of the longest recording.
-      sample_rate: hertz.
-      shuffle: (seed, epoch), which fix the order; None keeps the order given.
-
-    Raises:
-      AudioError: a recording cannot be decoded.
-    """
-    classes = {label: index for index, label in enumerate(labels)}
-
-    def load(index: int) -> tuple[np.ndarray, int, int]:
-        utterance = utterances[index]
-        return read_audio(utterance.path, sample_rate), classes[utterance.label], index
-
-    def collate(rows: Sequence[tuple[np.ndarray, int, int]]) -> Batch:
-        waveforms, lengths = pad_waveforms([waveform for waveform, _, _ in rows], batch_size, length)
-        targets, examples = np.zeros((2, batch_size), np.int32)
-        weights = np.zeros(batch_size, np.float32)
-        targets[: len(rows)] = [target for _, target, _ in rows]
-        examples[: len(rows)] = [index for _, _, index in rows]
-        weights[: len(rows)] = 1
-        return Batch(waveforms, lengths, targets, weights, examples)
-
-    dataset = grain.MapDataset.source(range(len(utterances)))
-    if shuffle is not None:
-        dataset = dataset.shuffle(seed=int(np.random.SeedSequence(shuffle).generate_state(1)[0]))
-    dataset = dataset.map(load).batch(batch_size, drop_remainder=False, batch_fn=collate)
-    threads = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=2)
-    return dataset.to_iter_dataset(threads)
+def make_loader(dataset: Dataset, members: Sequence[int], config: Config, batch_size: int) -> Loader:
+    """A loader whose padded lengths suit the dataset as config.data asks: all its sides share their programs."""
+    batch_size = min(batch_size, len(members))
+    padded_lengths = choose_lengths(
+        dataset.lengths,
+        batch_size=batch_size,
+        sample_rate=config.features.sample_rate,
+        max_padding=config.data.max_padding,
+        most=config.data.max_lengths,
+    )
+    return Loader(dataset, tuple(members), batch_size, padded_lengths, config.features.sample_rate)

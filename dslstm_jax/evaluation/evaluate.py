@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from dslstm_jax.data.corpora import Corpus, Utterance
-from dslstm_jax.data.folds import Split
-from dslstm_jax.data.pipeline import batches
+from dslstm_jax.data.corpora import Utterance
+from dslstm_jax.data.dataset import Dataset
+from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.evaluation.report import write_report
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.loop import add
@@ -76,15 +76,13 @@ def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     return f"{config.protocol} fold {config.fold}{seed}, {who}, epoch chosen by validation UA"
 
 
-def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int) -> Evaluation:
+def evaluate(run: Run, dataset: Dataset, side: Side) -> Evaluation:
     """Runs the best checkpoint over every utterance of one side and writes the report of the test side.
 
     Args:
       run: the run folder.
-      corpus: the utterances that `split` indexes.
-      split: the run's own.
+      dataset: the run's own.
       side: train, validation or test.
-      length: samples that every waveform is padded to.
 
     Raises:
       RunError: there is no usable checkpoint.
@@ -92,19 +90,13 @@ def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int)
     """
     config = run.config
     variables, epoch = load_best(run)
-    utterances = [corpus.utterances[index] for index in getattr(split, side)]
-    data = batches(
-        utterances,
-        run.labels,
-        batch_size=min(config.training.evaluation_batch_size, len(utterances)),
-        length=length,
-        sample_rate=config.features.sample_rate,
-    )
+    members = getattr(dataset.split, side)
+    loader = make_loader(dataset, members, config, config.training.evaluation_batch_size)
     examine = jax.jit(partial(eval_step, config=config))
-    totals = add(examine(variables, batch) for batch in data)
+    totals = add(examine(variables, batch) for batch in loader.batches())
     result = Evaluation(
         split=side,
-        protocol=_protocol(run, utterances, side),
+        protocol=_protocol(run, [dataset.corpus.utterances[member] for member in members], side),
         epoch=epoch,
         utterances=int(totals.utterances),
         loss=float(totals.loss / totals.utterances),
@@ -114,7 +106,7 @@ def evaluate(run: Run, corpus: Corpus, split: Split, side: Side, *, length: int)
     if side == "test":
         write_report(
             run.report,
-            title=f"{corpus.name}, run {run.path.name}",
+            title=f"{dataset.corpus.name}, run {run.path.name}",
             protocol=result.protocol,
             matrix=result.confusion,
             labels=run.labels,

@@ -11,9 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dslstm_jax.data.corpora import Corpus
-from dslstm_jax.data.folds import Split
-from dslstm_jax.data.pipeline import Batch, batches
+from dslstm_jax.data.dataset import Dataset
+from dslstm_jax.data.pipeline import Batch, Loader, make_loader, padding
 from dslstm_jax.errors import RunError
 from dslstm_jax.training.checkpoint import Checkpoints
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
@@ -88,7 +87,15 @@ def train_epoch(
     return state, totals
 
 
-def fit(run: Run, corpus: Corpus, split: Split, *, length: int, console: Console) -> None:
+def _describe_batches(loader: Loader) -> str:
+    """Such as "7 batches of 32, padded to 2.70, 4.10 or 9.00 s (31 % of the samples are padding)"."""
+    seconds = ", ".join(f"{length / loader.sample_rate:.2f}" for length in loader.padded_lengths)
+    share = padding(loader.plan(), loader.dataset.lengths, loader.batch_size)
+    size = f"{loader.steps} batches of {loader.batch_size} utterances an epoch"
+    return f"{size}, padded to {seconds} s ({share:.0%} of the samples are padding)"
+
+
+def fit(run: Run, dataset: Dataset, *, console: Console) -> None:
     """Trains to the last epoch, from the newest checkpoint if there is one.
 
     Each epoch's order depends on the seed and the epoch alone, so that a run that was stopped and resumed ends
@@ -96,9 +103,7 @@ def fit(run: Run, corpus: Corpus, split: Split, *, length: int, console: Console
 
     Args:
       run: the folder that takes metrics.jsonl, TensorBoard events and checkpoints.
-      corpus: the utterances that `split` indexes.
-      split: its `train` is learned from, its `validation` chooses the epoch, its `test` is not touched.
-      length: samples that every waveform is padded to.
+      dataset: its split's `train` is learned from, `validation` chooses the epoch, `test` is not touched.
       console: where the progress goes.
 
     Raises:
@@ -107,15 +112,13 @@ def fit(run: Run, corpus: Corpus, split: Split, *, length: int, console: Console
     from tensorboardX import SummaryWriter
 
     config, training = run.config, run.config.training
-    train = [corpus.utterances[index] for index in split.train]
-    validation = [corpus.utterances[index] for index in split.validation]
-    batch_size = min(training.batch_size, len(train))
-    steps = math.ceil(len(train) / batch_size)
+    train = make_loader(dataset, dataset.split.train, config, training.batch_size)
+    validation = make_loader(dataset, dataset.split.validation, config, training.evaluation_batch_size)
+    console.print(_describe_batches(train), highlight=False, soft_wrap=True)
 
-    optimizer = make_optimizer(training, steps)
+    optimizer = make_optimizer(training, train.steps)
     learn = jax.jit(partial(train_step, config=config, optimizer=optimizer), donate_argnums=0)
     examine = jax.jit(partial(eval_step, config=config))
-    read = partial(batches, labels=run.labels, length=length, sample_rate=config.features.sample_rate)
     state = create_state(config, len(run.labels), optimizer)
     records: list[Record] = []
 
@@ -128,19 +131,16 @@ def fit(run: Run, corpus: Corpus, split: Split, *, length: int, console: Console
         with SummaryWriter(str(run.tensorboard), purge_step=len(records) + 1) as events:
             for epoch in range(len(records) + 1, training.epochs + 1):
                 started = time.perf_counter()
-                with progress_bar(console, f"epoch {epoch}/{training.epochs}", steps) as done:
-                    data = read(train, batch_size=batch_size, shuffle=(training.seed, epoch))
-                    state, learned = train_epoch(state, data, learn, done)
+                with progress_bar(console, f"epoch {epoch}/{training.epochs}", train.steps) as done:
+                    batches = train.batches((training.seed, epoch))
+                    state, learned = train_epoch(state, batches, learn, done)
                 seconds = time.perf_counter() - started
-                examined = add(
-                    examine(state.variables, batch)
-                    for batch in read(validation, batch_size=min(training.evaluation_batch_size, len(validation)))
-                )
+                examined = add(examine(state.variables, batch) for batch in validation.batches())
                 record = {
                     "epoch": epoch,
                     **figures(learned, "train"),
                     **figures(examined, "validation"),
-                    "utterances_per_second": len(train) / seconds,
+                    "utterances_per_second": len(train.members) / seconds,
                 }
                 if not math.isfinite(record["train_loss"]):
                     raise RunError(

@@ -1,0 +1,25 @@
+"""The sound of an utterance, whether it is a file of its own or an example of a tensorflow-datasets folder."""
+
+import os
+
+import numpy as np
+from jaxtyping import Float32
+
+from dslstm_jax.data.audio import read_audio
+from dslstm_jax.data.corpora import Utterance
+
+READING_THREADS = max(4, os.cpu_count() or 1)
+"""Decoding and resampling leave Python's lock to others, so threads are enough."""
+
+
+def read_utterance(utterance: Utterance, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
+    """The samples of an utterance in [-1, 1] at `sample_rate` (hertz); see `read_audio`.
+
+    Raises:
+      AudioError: the recording cannot be used, or has more than `longest` seconds.
+    """
+    if utterance.record is not None:
+        from dslstm_jax.data.corpora.records import read_record
+
+        return read_record(utterance.record, sample_rate)
+    return read_audio(utterance.path, sample_rate, longest)
