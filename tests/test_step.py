@@ -89,10 +89,10 @@ def test_steps_lower_the_loss_of_their_batch(state):
 def test_loss_of_a_padded_row_is_nothing_even_if_its_logits_are_nan(state):
     branches = branch_logits(state.variables, *batch(2, 2)[:2])
     spoiled = tuple(branch._replace(logits=branch.logits.at[1].set(np.nan)) for branch in branches)
-    labels, weights = np.array([0, 1]), np.array([1.0, 0.0], np.float32)
-    found = cross_entropy(spoiled, labels, weights)
+    targets, weights = np.eye(3, dtype=np.float32)[:2], np.array([1.0, 0.0], np.float32)
+    found = cross_entropy(spoiled, targets, weights)
     expected = cross_entropy(
-        tuple(branch._replace(logits=branch.logits[:1]) for branch in branches), labels[:1], weights[:1]
+        tuple(branch._replace(logits=branch.logits[:1]) for branch in branches), targets[:1], weights[:1]
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, extract_features
+from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.masking import length_mask
 from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch
 
@@ -28,6 +29,7 @@ class Recognizer(nn.Module):
 
     config: ModelConfig
     classes: int
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool) -> tuple[BranchLogits, ...]:
@@ -36,7 +38,13 @@ class Recognizer(nn.Module):
         if config.spectrogram_branch != "none":
             kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
             spectrogram_branch = kind(
-                self.classes, config.channels, config.kernels, config.hidden, config.layers, name="spectrogram_branch"
+                self.classes,
+                config.channels,
+                config.kernels,
+                config.hidden,
+                config.layers,
+                self.axis_name,
+                name="spectrogram_branch",
             )
             logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, train=train)
             branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
@@ -60,6 +68,8 @@ def forward(
     *,
     config: Config,
     train: bool = False,
+    keys: Key[Array, " B"] | None = None,
+    axis_name: str | None = None,
 ) -> tuple[tuple[BranchLogits, ...], Variables]:
     """Waveforms to the branches' logits: the one way through the system for training, evaluation and prediction.
 
@@ -67,14 +77,21 @@ def forward(
       variables: the recognizer's weights and running statistics.
       waveforms: samples in [-1, 1] at config.features.sample_rate, valid up to `lengths`.
       lengths: samples of each waveform; a row of length 0 is padding.
-      config: features and model.
+      config: features, model and, with keys, augmentation.
       train: use the batch's statistics and return the updated running ones.
+      keys: one for each utterance: augment as config.augmentation says (mixup, which needs the targets, is the train
+        step's). None: the recordings as they are.
+      axis_name: the devices over which the batch's statistics are taken.
 
     Returns:
       Each branch's logits, and the collection `batch_stats` after this batch.
     """
+    if keys is not None:
+        waveforms, lengths = augment_waveforms(keys, waveforms, lengths, config.augmentation)
     features = extract_features(waveforms, lengths, config.features)
-    branches, updated = Recognizer(config.model, count_classes(variables)).apply(
+    if keys is not None:
+        features = augment_spectrograms(keys, features, config.augmentation)
+    branches, updated = Recognizer(config.model, count_classes(variables), axis_name).apply(
         variables, features, train=train, mutable=["batch_stats"]
     )
     return branches, updated.get("batch_stats", {})
