@@ -180,6 +180,9 @@ class ModelConfig:
     """Hidden size of the LSTM over the MFCC."""
     layers: int = 2
     """Layers of each recurrence."""
+    dropout: float = 0.0
+    """Share of the units of each recurrent layer's output that are dropped in training, the same ones in all frames
+    (Gal and Ghahramani 2016)."""
     spectrogram_weight: float = 0.5
     """p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist."""
 
@@ -196,8 +199,27 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     halve_after: tuple[int, ...] = (10, 20, 30)
     """Epochs after which the learning rate is halved."""
+    batch_statistics: Literal["synchronized", "local"] = "synchronized"
+    """Batch normalization on several devices: over all rows of the batch, or over each device's own (faster; the
+    figures then depend on the number of devices)."""
     seed: int = 0
     """Draws the initial weights and the order of the utterances."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """On which devices a run computes. It is no part of a run's config: a run may go on elsewhere."""
+
+    mode: Literal["auto", "single", "pmap", "shard_map"] = "auto"
+    """single: one device; pmap: all devices of a process; shard_map: those of all processes. auto: what fits."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where there are several processes; auto: ask the cluster (SLURM, TPU, Kubernetes)."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    timeout: int = 300
+    """Seconds to wait for the other processes to start."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +251,8 @@ def _validate(config: Config) -> None:
     """Refuses values that no code below could make sense of, naming the flag."""
     if config.data.max_lengths < 1:
         raise ConfigError(f"data.max_lengths is {config.data.max_lengths}; it must be at least 1")
+    if not 0.0 <= config.model.dropout < 1.0:
+        raise ConfigError(f"model.dropout is {config.model.dropout}; it must be at least 0 and below 1")
     for room in ("features", "model", "training"):
         for name, value in dataclasses.asdict(getattr(config, room)).items():
             if name != "seed" and min(_integers(value), default=1) < 1:

@@ -10,6 +10,7 @@ _programs = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ |= {
     "JAX_NUM_CPU_DEVICES": "2",
+    "PJRT_NPROC": "16",  # with as many threads as cores, devices can wait for each other forever
     "JAX_COMPILATION_CACHE_DIR": _programs.name,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

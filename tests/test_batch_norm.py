@@ -1,8 +1,11 @@
 """Batch norm: PyTorch's arithmetic, and no influence of what is masked."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, update_running
 
@@ -45,3 +48,28 @@ def test_an_empty_batch_changes_nothing_and_a_single_value_has_no_variance():
     jax.tree.map(np.testing.assert_array_equal, update_running(RUNNING, nothing), RUNNING)
     single = masked_moments(jnp.asarray(X[0]), jnp.ones((4, 1), bool) & (jnp.arange(4) == 0)[:, None], (0,))
     np.testing.assert_allclose(update_running(RUNNING, single).variance, 0.9 * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("around", [None, 0.3])
+def test_devices_take_their_statistics_together(around):
+    generator = np.random.default_rng(0)
+    x = generator.normal(0.5, 0.2, size=(6, 5, 3)).astype(np.float32)
+    valid = generator.random((6, 5, 1)) < 0.6
+    valid[:, 2] = False  # a step without any valid row
+    guess = None if around is None else jnp.full(3, around)
+
+    def loss(x, valid, axis_name=None):
+        moments = masked_moments(x, valid, (0,), axis_name, guess)
+        return jnp.sum(jnp.sin(moments.statistics.mean) + moments.statistics.variance**2), moments
+
+    (_, expected), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(x), jnp.asarray(valid))
+
+    def shard(x, valid):
+        (_, moments), gradient = jax.value_and_grad(partial(loss, axis_name="data"), has_aux=True)(x, valid)
+        return moments, gradient / 2  # each device's loss is the whole one: psum's transpose adds both
+
+    moments, gradients = jax.pmap(shard, axis_name="data")(x.reshape(2, 3, 5, 3), valid.reshape(2, 3, 5, 1))
+    jax.tree.map(lambda one, both: np.testing.assert_allclose(both[0], one, rtol=0, atol=1e-6), expected, moments)
+    np.testing.assert_allclose(gradients.reshape(x.shape), gradient, rtol=0, atol=1e-6)
+    assert np.asarray(moments.size[0])[2] == 0
+    assert not np.asarray(moments.statistics.mean)[0, 2].any()

@@ -64,8 +64,8 @@ def test_a_run_stopped_half_way_and_resumed_ends_the_same(trained, tones, tmp_pa
     arguments = ["train", str(config), "--workdir", str(tmp_path / "run")]
     whole = Loader.batches
 
-    def interrupted(loader, shuffle=None):
-        for number, batch in enumerate(whole(loader, shuffle)):
+    def interrupted(loader, shuffle=None, **places):
+        for number, batch in enumerate(whole(loader, shuffle, **places)):
             if shuffle == (0, 3) and number == 1:
                 raise KeyboardInterrupt
             yield batch
@@ -100,9 +100,9 @@ def test_a_killed_process_resumes_to_the_same_end(trained, tones, tmp_path):
 
 def test_resuming_with_other_settings_is_refused(trained, tones, tmp_path, capsys):
     config = write_config(tmp_path / "tiny.py", tiny_config(tones))
-    flags = ["--resume", "--training.batch-size", "7"]
+    flags = ["--resume", "--training.batch-size", "8"]
     assert main(["train", str(config), "--workdir", str(trained), *flags]) == 2
-    assert "training.batch_size = 4, not 7" in capsys.readouterr().err
+    assert "training.batch_size = 4, not 8" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tones, tmp_path, capsys):

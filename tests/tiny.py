@@ -1,6 +1,8 @@
 """A recognizer small enough to train within a test, and a corpus of tones it can learn."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,15 +23,16 @@ MODEL = ModelConfig(channels=(3, 2), hidden=6, mfcc_hidden=6, layers=2)
 SPEAKERS = ("03", "08", "09", "10", "11", "12")
 
 
-def tiny_config(root: Path) -> Config:
+def tiny_config(root: Path | str, **changes: Any) -> Config:
     """Four epochs over the tones, three folds of speakers."""
-    return Config(
+    config = Config(
         corpus=CorpusConfig(name="emodb", root=str(root)),
         split=SplitConfig(protocol="speaker3"),
         features=FEATURES,
         model=MODEL,
         training=TrainingConfig(epochs=4, batch_size=4, evaluation_batch_size=5, learning_rate=0.02),
     )
+    return replace(config, **changes)
 
 
 def write_config(path: Path, config: Config) -> Path:

@@ -226,9 +226,15 @@ class Loader:
         return grain.experimental.ThreadPrefetchIterDataset(read_ahead.map(place), prefetch_buffer_size=PREFETCH)
 
 
-def make_loader(dataset: Dataset, members: Sequence[int], config: Config, batch_size: int) -> Loader:
-    """A loader whose padded lengths suit the dataset as config.data asks: all its sides share their programs."""
-    batch_size = min(batch_size, len(members))
+def make_loader(
+    dataset: Dataset, members: Sequence[int], config: Config, batch_size: int, devices: int = 1
+) -> Loader:
+    """A loader whose padded lengths suit the dataset as config.data asks: all its sides share their programs.
+
+    Batches have `batch_size` rows, or fewer if there are not as many members; then as many more as are needed for all
+    devices to have the same number.
+    """
+    batch_size = -(-min(batch_size, len(members)) // devices) * devices
     padded_lengths = choose_lengths(
         dataset.lengths,
         batch_size=batch_size,

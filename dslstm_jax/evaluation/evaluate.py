@@ -3,10 +3,8 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -17,8 +15,8 @@ from dslstm_jax.evaluation.report import write_report
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.loop import add
 from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Run
-from dslstm_jax.training.step import eval_step
 
 Side = Literal["train", "validation", "test"]
 
@@ -76,13 +74,14 @@ def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     return f"{config.protocol} fold {config.fold}{seed}, {who}, epoch chosen by validation UA"
 
 
-def evaluate(run: Run, dataset: Dataset, side: Side) -> Evaluation:
+def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Evaluation:
     """Runs the best checkpoint over every utterance of one side and writes the report of the test side.
 
     Args:
       run: the run folder.
       dataset: the run's own.
       side: train, validation or test.
+      parallel: the devices.
 
     Raises:
       RunError: there is no usable checkpoint.
@@ -91,9 +90,11 @@ def evaluate(run: Run, dataset: Dataset, side: Side) -> Evaluation:
     config = run.config
     variables, epoch = load_best(run)
     members = getattr(dataset.split, side)
-    loader = make_loader(dataset, members, config, config.training.evaluation_batch_size)
-    examine = jax.jit(partial(eval_step, config=config))
-    totals = add(examine(variables, batch) for batch in loader.batches())
+    batch_size = config.training.evaluation_batch_size
+    loader = make_loader(dataset, members, config, batch_size, len(parallel.devices))
+    examine, variables = parallel.eval_step(config), parallel.spread(variables)
+    batches = loader.batches(share=parallel.share, place=parallel.place)
+    totals = add(parallel.gather(examine(variables, batch)) for batch in batches)
     result = Evaluation(
         split=side,
         protocol=_protocol(run, [dataset.corpus.utterances[member] for member in members], side),
@@ -103,7 +104,7 @@ def evaluate(run: Run, dataset: Dataset, side: Side) -> Evaluation:
         confusion=np.asarray(totals.confusion),
         labels=run.labels,
     )
-    if side == "test":
+    if side == "test" and parallel.leads:
         write_report(
             run.report,
             title=f"{dataset.corpus.name}, run {run.path.name}",

@@ -1,13 +1,18 @@
 """The paper's branches: each reads its features and gives logits of its own."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from dslstm_jax.errors import ConfigError
+from dslstm_jax.features.augmentation import Purpose
 from dslstm_jax.masking import masked_mean
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
+
+SPECTROGRAM_PLACES = 100
+"""Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
 
 
 def align(
@@ -35,18 +40,41 @@ def every_frame(valid: Bool[Array, " B"], steps: int) -> Bool[Array, "B T"]:
     return jnp.broadcast_to(valid[:, None], (valid.shape[0], steps))
 
 
+def drop(x: Float[Array, "B T H"], keys: Key[Array, " B"] | None, rate: float, place: int) -> Float[Array, "B T H"]:
+    """Drops each utterance's units with probability `rate`, the same ones in all frames, and scales the others up.
+
+    Args:
+      x: a layer's output.
+      keys: one for each utterance; None drops nothing.
+      rate: below 1.
+      place: tells the layers of the recognizer apart.
+    """
+    if keys is None or rate == 0:
+        return x
+    kept = jax.vmap(
+        lambda key: jax.random.bernoulli(
+            jax.random.fold_in(jax.random.fold_in(key, Purpose.DROPOUT), place), 1 - rate, x.shape[-1:]
+        )
+    )(keys)
+    return jnp.where(kept[:, None], x / (1 - rate), 0)
+
+
 class MFCCBranch(nn.Module):
     """M_LSTM: LSTM over the MFCC, mean over the valid frames, linear."""
 
     classes: int
     hidden: int
     layers: int
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B C"]:
+    def __call__(
+        self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
+    ) -> Float[Array, "B C"]:
         x = mfcc
         for layer in range(self.layers):
             x = LSTMLayer(self.hidden, name=f"lstm_{layer}")(x, mask)
+            x = drop(x, keys, self.dropout, layer)
         return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))
 
 
@@ -58,13 +86,16 @@ class SpectrogramBranch(nn.Module):
     kernels: tuple[tuple[int, int], ...]
     hidden: int
     layers: int
+    dropout: float = 0.0
+    axis_name: str | None = None
+    """The devices over which batch statistics are taken."""
 
     def sequences(
         self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], train: bool
     ) -> list[Float[Array, "B U D"]]:
         """The CNNs' outputs, each at its own frame rate."""
         return [
-            CNN(self.channels, kernel, name=f"cnn_{index}")(spectrogram, valid, train=train)
+            CNN(self.channels, kernel, self.axis_name, name=f"cnn_{index}")(spectrogram, valid, train=train)
             for index, (spectrogram, kernel) in enumerate(zip(spectrograms, self.kernels, strict=True))
         ]
 
@@ -74,13 +105,19 @@ class CNNLSTMBranch(SpectrogramBranch):
 
     @nn.compact
     def __call__(
-        self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], *, train: bool
+        self,
+        spectrograms: tuple[Float[Array, "B T F"], ...],
+        valid: Bool[Array, " B"],
+        keys: Key[Array, " B"] | None = None,
+        *,
+        train: bool,
     ) -> Float[Array, "B C"]:
         means = []
         for index, x in enumerate(self.sequences(spectrograms, valid, train)):
             mask = every_frame(valid, x.shape[1])
             for layer in range(self.layers):
                 x = LSTMLayer(self.hidden, name=f"lstm_{index}_{layer}")(x, mask)
+                x = drop(x, keys, self.dropout, SPECTROGRAM_PLACES * (1 + index) + layer)
             means.append(masked_mean(x, mask))
         return linear(self.classes, len(means) * self.hidden, "classifier")(jnp.concatenate(means, axis=-1))
 
@@ -90,10 +127,16 @@ class DSLSTMBranch(SpectrogramBranch):
 
     @nn.compact
     def __call__(
-        self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], *, train: bool
+        self,
+        spectrograms: tuple[Float[Array, "B T F"], ...],
+        valid: Bool[Array, " B"],
+        keys: Key[Array, " B"] | None = None,
+        *,
+        train: bool,
     ) -> Float[Array, "B C"]:
         x, y = align(*self.sequences(spectrograms, valid, train))
         mask = every_frame(valid, x.shape[1])
         for layer in range(self.layers):
-            x = DSLSTMLayer(self.hidden, name=f"ds_lstm_{layer}")(x, y, mask, train=train)
+            x = DSLSTMLayer(self.hidden, self.axis_name, name=f"ds_lstm_{layer}")(x, y, mask, train=train)
+            x = drop(x, keys, self.dropout, SPECTROGRAM_PLACES + layer)
         return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))

@@ -32,7 +32,9 @@ class Recognizer(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, features: Features, *, train: bool) -> tuple[BranchLogits, ...]:
+    def __call__(
+        self, features: Features, keys: Key[Array, " B"] | None = None, *, train: bool
+    ) -> tuple[BranchLogits, ...]:
         config, branches = self.config, []
         both = config.mfcc_branch and config.spectrogram_branch != "none"
         if config.spectrogram_branch != "none":
@@ -43,14 +45,17 @@ class Recognizer(nn.Module):
                 config.kernels,
                 config.hidden,
                 config.layers,
+                config.dropout,
                 self.axis_name,
                 name="spectrogram_branch",
             )
-            logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, train=train)
+            logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, keys, train=train)
             branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
         if config.mfcc_branch:
-            mfcc_branch = MFCCBranch(self.classes, config.mfcc_hidden, config.layers, name="mfcc_branch")
-            logits = mfcc_branch(features.mfcc, length_mask(features.mfcc_lengths, features.mfcc.shape[1]))
+            mfcc_branch = MFCCBranch(
+                self.classes, config.mfcc_hidden, config.layers, config.dropout, name="mfcc_branch"
+            )
+            logits = mfcc_branch(features.mfcc, length_mask(features.mfcc_lengths, features.mfcc.shape[1]), keys)
             branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
         return tuple(branches)
 
@@ -80,7 +85,7 @@ def forward(
       config: features, model and, with keys, augmentation.
       train: use the batch's statistics and return the updated running ones.
       keys: one for each utterance: augment as config.augmentation says (mixup, which needs the targets, is the train
-        step's). None: the recordings as they are.
+        step's), and drop units as model.dropout says. None: neither.
       axis_name: the devices over which the batch's statistics are taken.
 
     Returns:
@@ -92,7 +97,7 @@ def forward(
     if keys is not None:
         features = augment_spectrograms(keys, features, config.augmentation)
     branches, updated = Recognizer(config.model, count_classes(variables), axis_name).apply(
-        variables, features, train=train, mutable=["batch_stats"]
+        variables, features, keys, train=train, mutable=["batch_stats"]
     )
     return branches, updated.get("batch_stats", {})
 

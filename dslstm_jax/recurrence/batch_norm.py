@@ -4,7 +4,7 @@ The same functions serve the convolutions (statistics over batch, time and frequ
 step by step). Padded positions take no part in the statistics.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -29,20 +29,57 @@ class Moments(NamedTuple):
     size: Float[Array, "*S 1"]
 
 
-def masked_moments(x: Float[Array, "*N F"], valid: Bool[Array, "*N 1"], axes: tuple[int, ...]) -> Moments:
+def sum_over_devices(values: Any, axis_name: str | None) -> Any:
+    """The sums of a tree of arrays over the devices of a mapped axis; the values themselves if there is none."""
+    return values if axis_name is None else lax.psum(values, axis_name)
+
+
+def masked_moments(
+    x: Float[Array, "*N F"],
+    valid: Bool[Array, "*N 1"],
+    axes: tuple[int, ...],
+    axis_name: str | None = None,
+    around: Float[Array, " F"] | None = None,
+) -> Moments:
     """Mean and biased variance over `axes`, of the valid positions only. Zeros where there are none.
 
     Args:
       x: values.
       valid: True where a position counts; broadcast against x.
       axes: the axes that are averaged away; the last one, F, stays.
+      axis_name: the mapped axis of data parallelism; the moments are then those of all devices' values.
+      around: a rough guess of the mean, the same on all devices. With it the devices exchange one array instead of
+        two after one another, which matters at every step of a recurrence.
     """
     valid = jnp.broadcast_to(valid, (*x.shape[:-1], 1))
     count = jnp.sum(valid, axis=axes, dtype=x.dtype)
+    if axis_name is not None and around is not None:
+        return _moments_around(lax.stop_gradient(around), x, valid, count, axes, axis_name)
+    count, total = sum_over_devices((count, jnp.sum(jnp.where(valid, x, 0), axis=axes)), axis_name)
     divisor = jnp.maximum(count, 1)
-    mean = jnp.sum(jnp.where(valid, x, 0), axis=axes) / divisor
+    mean = total / divisor
     centered = jnp.where(valid, x - jnp.expand_dims(mean, axes), 0)
-    return Moments(Statistics(mean, jnp.sum(centered**2, axis=axes) / divisor), count)
+    squares = sum_over_devices(jnp.sum(centered**2, axis=axes), axis_name)
+    return Moments(Statistics(mean, squares / divisor), count)
+
+
+def _moments_around(
+    guess: Float[Array, " F"],
+    x: Float[Array, "*N F"],
+    valid: Bool[Array, "*N 1"],
+    count: Float[Array, "*S 1"],
+    axes: tuple[int, ...],
+    axis_name: str,
+) -> Moments:
+    """Moments from count, sum and sum of squares of the differences from the guess, side by side in one array."""
+    differences = jnp.where(valid, x - guess, 0)
+    sums = jnp.concatenate([jnp.sum(differences, axis=axes), jnp.sum(differences**2, axis=axes), count], axis=-1)
+    sums = lax.psum(sums, axis_name)
+    features = x.shape[-1]
+    count = sums[..., -1:]
+    mean, square = (sums[..., start : start + features] / jnp.maximum(count, 1) for start in (0, features))
+    mean_or_zero = jnp.where(count > 0, guess + mean, 0)
+    return Moments(Statistics(mean_or_zero, jnp.maximum(square - mean**2, 0)), count)
 
 
 def normalize(
@@ -75,9 +112,10 @@ def batch_norm(
     *,
     axes: tuple[int, ...],
     train: bool,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, "*N F"], Statistics]:
     """Normalizes by the batch's statistics and updates the running ones (train), or by the running ones."""
     if not train:
         return normalize(x, running, scale, shift), running
-    batch = masked_moments(x, valid, axes)
+    batch = masked_moments(x, valid, axes, axis_name, running.mean)
     return normalize(x, batch.statistics, scale, shift), update_running(running, batch)

@@ -66,6 +66,7 @@ def ds_lstm(
     *,
     statistics: DSLSTMStatistics,
     train: bool = False,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, "B T H"], LSTMState, DSLSTMStatistics]:
     """Runs one DS-LSTM layer over a batch of padded pairs of sequences.
 
@@ -78,6 +79,8 @@ def ds_lstm(
       statistics: running statistics. Sequences may be shorter or longer than their S steps; a step beyond uses the
         last one's, and leaves no trace in them.
       train: normalize by the batch's statistics (over the rows whose frame is valid) and update the running ones.
+      axis_name: the devices over which the batch's statistics are taken: one sum over them for each step, and one for
+        BN_out.
 
     Returns:
       BN_out of the hidden state after each frame, the state after each row's last valid frame, and the statistics.
@@ -103,6 +106,7 @@ def ds_lstm(
             running,
             axes=(0,),
             train=train,
+            axis_name=axis_name,
         )
         f, i_time, o, i_frequency = jnp.split(gates, 4, axis=-1)
         c_time, c_frequency = jnp.split(jnp.tanh(z[:, gates_size:]), 2, axis=-1)
@@ -117,7 +121,7 @@ def ds_lstm(
 
     running = statistics.output
     if train:
-        moments = masked_moments(hidden, mask.T[..., None], axes=(1,))
+        moments = masked_moments(hidden, mask.T[..., None], (1,), axis_name, statistics.output.mean)
         per_step = jax.tree.map(lambda a: a[:, None], moments.statistics)
         # One set of statistics that meets the steps one after the other.
         running, _ = lax.scan(lambda before, batch: (update_running(before, batch), None), running, moments)

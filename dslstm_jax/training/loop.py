@@ -2,22 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import Batch, Loader, make_loader, padding
 from dslstm_jax.errors import RunError
+from dslstm_jax.progress import progress_bar
 from dslstm_jax.training.checkpoint import Checkpoints
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
+from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Record, Run
-from dslstm_jax.training.step import Totals, TrainState, create_state, eval_step, make_optimizer, train_step
+from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer
 
 
 def add(totals: Iterable[Totals]) -> Totals:
@@ -50,15 +51,6 @@ def figures(totals: Totals, part: str) -> dict[str, float]:
     }
 
 
-@contextmanager
-def progress_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after each step. A bar on a terminal; nothing in a log."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=steps)
-        yield lambda: progress.advance(task)
-
-
 def _describe(record: Record, epochs: int) -> str:
     return (
         f"epoch {record['epoch']}/{epochs}  "
@@ -73,14 +65,16 @@ def train_epoch(
     data: Iterable[Batch],
     step: Callable[[TrainState, Batch], tuple[TrainState, Totals]],
     done: Callable[[], None],
+    gather: Callable[[Totals], Totals],
 ) -> tuple[TrainState, Totals]:
-    """Steps through the batches, calling `done` after each; the new state and the sum of the totals."""
+    """Steps through the batches, calling `done` after each; the new state and the sum of the totals, which `gather`
+    fetches from the devices."""
 
     def steps() -> Iterator[Totals]:
         nonlocal state
         for batch in data:
             state, totals = step(state, batch)
-            yield totals
+            yield gather(totals)
             done()
 
     totals = add(steps())
@@ -95,7 +89,7 @@ def _describe_batches(loader: Loader) -> str:
     return f"{size}, padded to {seconds} s ({share:.0%} of the samples are padding)"
 
 
-def fit(run: Run, dataset: Dataset, *, console: Console) -> None:
+def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> None:
     """Trains to the last epoch, from the newest checkpoint if there is one.
 
     Each epoch's order depends on the seed and the epoch alone, so that a run that was stopped and resumed ends
@@ -104,38 +98,38 @@ def fit(run: Run, dataset: Dataset, *, console: Console) -> None:
     Args:
       run: the folder that takes metrics.jsonl, TensorBoard events and checkpoints.
       dataset: its split's `train` is learned from, `validation` chooses the epoch, `test` is not touched.
+      parallel: the devices; where a run was stopped on others, it goes on with the same figures but for rounding.
       console: where the progress goes.
 
     Raises:
       RunError: the loss is no longer finite, or a checkpoint cannot be restored.
     """
-    from tensorboardX import SummaryWriter
-
     config, training = run.config, run.config.training
-    train = make_loader(dataset, dataset.split.train, config, training.batch_size)
-    validation = make_loader(dataset, dataset.split.validation, config, training.evaluation_batch_size)
+    devices = len(parallel.devices)
+    train = make_loader(dataset, dataset.split.train, config, training.batch_size, devices)
+    validation = make_loader(dataset, dataset.split.validation, config, training.evaluation_batch_size, devices)
     console.print(_describe_batches(train), highlight=False, soft_wrap=True)
 
     optimizer = make_optimizer(training, train.steps)
-    learn = jax.jit(partial(train_step, config=config, optimizer=optimizer), donate_argnums=0)
-    examine = jax.jit(partial(eval_step, config=config))
+    learn, examine = parallel.train_step(config, optimizer), parallel.eval_step(config)
     state = create_state(config, len(run.labels), optimizer)
     records: list[Record] = []
+    read = partial(Loader.batches, share=parallel.share, place=parallel.place)
 
     with Checkpoints(run.checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(state)
         if restored is not None:
             state, records = restored
             console.print(f"resumed after epoch {len(records)}", highlight=False)
-        run.write_records(records)
-        with SummaryWriter(str(run.tensorboard), purge_step=len(records) + 1) as events:
+        state = parallel.spread(state)
+        with _log(run, records, parallel) as log:
             for epoch in range(len(records) + 1, training.epochs + 1):
                 started = time.perf_counter()
                 with progress_bar(console, f"epoch {epoch}/{training.epochs}", train.steps) as done:
-                    batches = train.batches((training.seed, epoch))
-                    state, learned = train_epoch(state, batches, learn, done)
+                    batches = read(train, (training.seed, epoch))
+                    state, learned = train_epoch(state, batches, learn, done, parallel.gather)
                 seconds = time.perf_counter() - started
-                examined = add(examine(state.variables, batch) for batch in validation.batches())
+                examined = add(parallel.gather(examine(state.variables, batch)) for batch in read(validation))
                 record = {
                     "epoch": epoch,
                     **figures(learned, "train"),
@@ -148,9 +142,27 @@ def fit(run: Run, dataset: Dataset, *, console: Console) -> None:
                         f"The checkpoints of {run.path} end before it"
                     )
                 records = [*records, record]
-                checkpoints.save(epoch, state, records)
-                run.write_records(records)
-                for name, value in record.items():
-                    if name != "epoch":
-                        events.add_scalar(name, value, epoch)
+                checkpoints.save(epoch, parallel.gather(state), records)
+                log(records)
                 console.print(_describe(record, training.epochs), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _log(run: Run, records: Sequence[Record], parallel: Parallel) -> Iterator[Callable[[Sequence[Record]], None]]:
+    """Yields what is to be called with all records after each epoch; it writes metrics.jsonl and TensorBoard events,
+    in the one process that may."""
+    if not parallel.leads:
+        yield lambda _: None
+        return
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(run.tensorboard), purge_step=len(records) + 1) as events:
+
+        def log(records: Sequence[Record]) -> None:
+            run.write_records(records)
+            for name, value in records[-1].items():
+                if name != "epoch":
+                    events.add_scalar(name, value, records[-1]["epoch"])
+
+        run.write_records(records)
+        yield log

@@ -85,14 +85,14 @@ def train_step(
     """One step down the gradient of the mean loss over the batch's utterances; padded rows have weight 0.
 
     With `axis_name`, `batch` is this device's share of the rows, and the step is that of all devices' rows together.
-    Augmentation is drawn from (training.seed, step, example) alone, so that a resumed run draws what an unbroken one
-    would. The confusion counts the utterances' own labels, also where mixup makes the targets mixtures.
+    Augmentation and dropout are drawn from (training.seed, step, example) alone, so that a resumed run draws what an
+    unbroken one would. The confusion counts the utterances' own labels, also where mixup makes the targets mixtures.
 
     Raises:
       ConfigError: mixup is on and the batch has an odd number of rows.
     """
     waveforms, targets, keys = batch.waveforms, _targets(state.variables, batch), None
-    if is_on(config.augmentation):
+    if is_on(config.augmentation) or config.model.dropout > 0:
         # Threefry by name: other generators' draws for an utterance depend on the rest of the batch.
         seed = jax.random.key(config.training.seed, impl="threefry2x32")
         keys = example_keys(jax.random.fold_in(seed, state.step), batch.examples)

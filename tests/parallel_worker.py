@@ -1,0 +1,64 @@
+"""Ten steps of SGD on one, several or shared devices, started as a process of its own: the losses go to a file."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "PJRT_NPROC": "16",
+}  # fewer threads than devices can wait for each other forever
+
+import jax
+import numpy as np
+import optax
+from tiny import MODEL, tiny_config
+
+from dslstm_jax.config import AugmentationConfig, DataConfig, ParallelConfig
+from dslstm_jax.data.corpora import load_corpus
+from dslstm_jax.data.dataset import make_dataset
+from dslstm_jax.data.pipeline import make_loader
+from dslstm_jax.training.parallel import make_parallel, start_processes
+from dslstm_jax.training.step import create_state
+
+STEPS = 10
+AUGMENTATION = AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=1, time_masks=1, mixup=0.4)
+
+
+def main(tones: str, output: str, devices: str, parallel: str) -> None:
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    settings = ParallelConfig(**json.loads(parallel))
+    start_processes(settings)
+    config = tiny_config(
+        tones, augmentation=AUGMENTATION, data=DataConfig(max_lengths=1), model=replace(MODEL, dropout=0.2)
+    )
+    dataset = make_dataset(load_corpus(config.corpus), config)
+    ways = make_parallel(settings, 8)
+    members = range(len(dataset.lengths) - 4)  # the last batch of eight is half empty
+    loader = make_loader(dataset, members, config, 8, len(ways.devices))
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    learn, examine = ways.train_step(config, optimizer), ways.eval_step(config)
+    state = ways.spread(create_state(config, len(dataset.corpus.labels), optimizer))
+    losses, epoch = [], 0
+    while len(losses) < STEPS:
+        for batch in loader.batches((0, epoch), share=ways.share, place=ways.place):
+            state, totals = jax.block_until_ready(learn(state, batch))
+            losses.append(ways.gather(totals))
+        epoch += 1
+    seen = [
+        ways.gather(examine(state.variables, batch)) for batch in loader.batches(share=ways.share, place=ways.place)
+    ]
+    if ways.leads:
+        parameters = jax.tree.leaves(jax.tree.map(np.asarray, ways.gather(state.variables)))
+        np.savez(
+            output,
+            losses=np.array([float(step.loss / step.utterances) for step in losses[:STEPS]]),
+            confusion=np.sum([np.asarray(one.confusion) for one in seen], axis=0),
+            **{f"leaf{place}": leaf for place, leaf in enumerate(parameters)},
+        )
+    ways.wait("written")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,100 @@
+"""One device, pmap, shard_map, two processes: the same steps, but for rounding."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dslstm_jax.config import ParallelConfig
+from dslstm_jax.errors import ConfigError
+from dslstm_jax.training.parallel import make_parallel, start_processes
+
+WORKER = Path(__file__).parent / "parallel_worker.py"
+
+
+def start(tones, output, devices, **parallel):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    command = [sys.executable, str(WORKER), str(tones), str(output), str(devices), json.dumps(parallel)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    for process in processes:
+        _, said = process.communicate(timeout=500)
+        assert process.returncode == 0, said
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def single(tones, tmp_path_factory):
+    output = tmp_path_factory.mktemp("single") / "out.npz"
+    finish(start(tones, output, 1, mode="single"))
+    return dict(np.load(output))
+
+
+def assert_same(output, single):
+    found = dict(np.load(output))
+    assert found.keys() == single.keys()
+    np.testing.assert_allclose(found["losses"], single["losses"], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found["confusion"], single["confusion"])
+    for name in found.keys() - {"losses", "confusion"}:
+        np.testing.assert_allclose(found[name], single[name], rtol=1e-4, atol=2e-4, err_msg=name)
+    return np.abs(found["losses"] - single["losses"]).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_four_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
+    finish(start(tones, tmp_path / "out.npz", 4, mode=mode))
+    print(f"{mode}, 4 devices: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["auto", "pmap"])
+def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
+    shared = {"mode": mode, "coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "timeout": 60}
+    finish(*[start(tones, tmp_path / "out.npz", 2, process=process, **shared) for process in (0, 1)])
+    print(f"2 processes, {mode}: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
+
+
+def test_auto_takes_pmap_for_the_devices_of_one_process():
+    assert len(jax.devices()) == 2
+    assert make_parallel(ParallelConfig()).mode == "pmap"
+    one = make_parallel(ParallelConfig(mode="single"), 3)
+    assert (one.mode, len(one.devices), one.share) == ("single", 1, (0, 1))
+
+
+def test_rows_that_cannot_be_shared_are_an_error():
+    with pytest.raises(ConfigError, match=r"training\.batch_size: 5 rows cannot be shared by 2 devices"):
+        make_parallel(ParallelConfig(mode="shard_map"), 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"processes": 2}, "needs --parallel.coordinator"),
+        ({"coordinator": "127.0.0.1:1", "processes": 2}, "--parallel.process I"),
+    ],
+)
+def test_half_a_process_is_an_error(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        start_processes(ParallelConfig(**settings))
+
+
+@pytest.mark.parametrize("mode", ["single", "pmap", "shard_map"])
+def test_what_is_spread_can_be_gathered(mode):
+    ways = make_parallel(ParallelConfig(mode=mode))
+    tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(4)}
+    gathered = ways.gather(ways.spread(tree))
+    jax.tree.map(np.testing.assert_array_equal, gathered, tree)
