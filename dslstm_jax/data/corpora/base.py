@@ -1,12 +1,17 @@
-"""What every corpus gives: a tuple of utterances and the order of its labels."""
+"""What every corpus gives: a tuple of utterances and the order of its labels; and how labels are renamed."""
 
+import difflib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from dslstm_jax.config import CorpusConfig
 from dslstm_jax.errors import CorpusError
+
+LEFT_OUT = "-"
+"""What a label is mapped to if its recordings are to be left out."""
 
 
 class Record(NamedTuple):
@@ -83,6 +88,101 @@ def make_corpus(name: str, label_order: tuple[str, ...], utterances: list[Uttera
     if len(labels) < 2:
         raise CorpusError(f"corpus {name!r}: every utterance is {labels[0]!r}; at least two labels are needed")
     return Corpus(name, labels, tuple(sorted(utterances, key=lambda utterance: utterance.path)))
+
+
+def apply_labels(corpus: Corpus, config: CorpusConfig) -> Corpus:
+    """The corpus under the labels that `config.label_map` and `config.labels` ask for.
+
+    First the map renames labels or leaves them out; then `labels`, if there are any, are the classes in that order,
+    and recordings of others are left out. Without `labels` a new name stands where the first of its old ones stood.
+
+    Raises:
+      CorpusError: the map is malformed, names a label that no recording has, or leads to none of the classes; a
+        class is named twice or has no recording; fewer than two classes are left.
+    """
+    label_map, classes = parse_label_map(config.label_map), split_list(config.labels)
+    _check_label_map(label_map, classes, corpus.labels)
+    kept = [label for label in corpus.labels if label_map.get(label) != LEFT_OUT]
+    new_name = {label: label_map.get(label, label) for label in kept}
+    found = tuple(dict.fromkeys(new_name.values()))
+    for label in classes:
+        if label not in found:
+            raise CorpusError(_empty_class(label, found, label_map, config))
+    labels = classes or found
+    if len(labels) < 2:
+        raise CorpusError(
+            f"--corpus.label-map and --corpus.labels leave {', '.join(labels) or 'no label'}; "
+            "at least two labels are needed"
+        )
+    utterances = tuple(
+        replace(utterance, label=new_name[utterance.label])
+        for utterance in corpus.utterances
+        if new_name.get(utterance.label) in labels
+    )
+    return replace(corpus, labels=labels, utterances=utterances)
+
+
+def parse_label_map(entries: Iterable[str]) -> dict[str, str]:
+    """`("calm=neutral", "bored=-")` as a dictionary; `-` (LEFT_OUT) is for labels to be left out.
+
+    Raises:
+      CorpusError: an entry is not FROM=TO, or a label is mapped twice.
+    """
+    found: dict[str, str] = {}
+    for entry in split_list(entries):
+        old, _, new = (part.strip() for part in entry.partition("="))
+        if not old or not new:
+            raise CorpusError(
+                f"--corpus.label-map {entry}: give FROM=TO, such as calm=neutral, or calm=- to leave calm out"
+            )
+        if found.setdefault(old, new) != new:
+            raise CorpusError(f"--corpus.label-map: {old!r} cannot become both {found[old]!r} and {new!r}")
+    return found
+
+
+def split_list(values: Iterable[str]) -> tuple[str, ...]:
+    """`("a,b", "c")` as `("a", "b", "c")`: a flag's list has commas or spaces between its items."""
+    return tuple(item.strip() for value in values for item in value.split(",") if item.strip())
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`, upper or lower case, if one is like it."""
+    as_written = {candidate.casefold(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.casefold(), as_written, n=1)
+    return as_written[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'happy'?`, or `;` if no known name is like it."""
+    found = nearest(name, known)
+    return f"; did you mean {found!r}?" if found else ";"
+
+
+def _check_label_map(label_map: Mapping[str, str], classes: Sequence[str], labels: Sequence[str]) -> None:
+    for old, new in label_map.items():
+        if old not in labels:
+            raise CorpusError(
+                f"--corpus.label-map {old}={new}: no recording is labeled {old!r}{did_you_mean(old, labels)} "
+                f"there are: {', '.join(labels)}"
+            )
+        if classes and new not in classes and new != LEFT_OUT:
+            raise CorpusError(
+                f"--corpus.label-map {old}={new}: {new!r} is not among --corpus.labels ({', '.join(classes)})"
+                f"{did_you_mean(new, classes)} {old}={LEFT_OUT} leaves {old!r} out"
+            )
+    twice = [label for label, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise CorpusError(f"--corpus.labels names {twice[0]!r} more than once")
+
+
+def _empty_class(label: str, found: Sequence[str], label_map: Mapping[str, str], config: CorpusConfig) -> str:
+    """Why a class has no recording, in one line."""
+    column = f"{config.manifest}: column {config.label_column!r}: " if config.manifest else ""
+    if label in label_map:
+        reason = f"--corpus.label-map {label}={label_map[label]} takes all its recordings"
+    else:
+        reason = f"none is labeled so{did_you_mean(label, found)} there are: {', '.join(found)}"
+    return f"{column}class {label!r} of --corpus.labels has no recording: {reason}"
 
 
 def first_three(names: Sequence[str]) -> str:

@@ -2,11 +2,23 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, first_three, make_corpus
+from dslstm_jax.data.corpora.base import (
+    About,
+    Corpus,
+    Utterance,
+    corpus_root,
+    did_you_mean,
+    first_three,
+    make_corpus,
+    nearest,
+    parse_label_map,
+    split_list,
+)
 from dslstm_jax.errors import CorpusError
 
 ABOUT = About(
@@ -20,13 +32,15 @@ def load(config: CorpusConfig) -> Corpus:
     """Reads a table with a header row; the labels are sorted.
 
     Args:
-      config: `manifest` is the file, in UTF-8, with tabs if its name ends in .tsv, else with whichever of comma, tab
-        and semicolon its header has. The `*_column` fields name its columns; speaker and session may be missing
-        unless they were renamed. Relative paths start at `root`, or at the manifest's folder if that is None.
+      config: `manifest` is the file, in UTF-8 (but for paths, which are bytes), with tabs if its name ends in .tsv,
+        else with whichever of comma, tab and semicolon its header has. The `*_column` fields name its columns;
+        speaker and session may be missing unless they were renamed. Relative paths start at `root`, or at the
+        manifest's folder if that is None. If there are `labels`, any other label is taken for a slip, unless
+        `label_map` has it.
 
     Raises:
-      CorpusError: no such file, not UTF-8, not a table, no rows; a missing column; an empty cell, a path listed
-        twice or one that is no file, with the line of the manifest.
+      CorpusError: no such file, not UTF-8, not a table, no rows; a missing column; an empty cell, an unknown label
+        or a path listed twice, with the line of the manifest; none of its files exists.
     """
     if config.manifest is None:
         raise CorpusError("corpus 'manifest' needs its table: give --corpus.manifest FILE.csv")
@@ -36,8 +50,6 @@ def load(config: CorpusConfig) -> Corpus:
     base = manifest.parent if config.root is None else corpus_root("manifest", config.root)
     try:
         utterances = _read(manifest, base, config)
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{manifest}: not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from error
     except csv.Error as error:
         raise CorpusError(f"{manifest}: not a well-formed table ({error}); is a quote left open?") from error
     except OSError as error:
@@ -47,8 +59,10 @@ def load(config: CorpusConfig) -> Corpus:
 
 
 def _read(manifest: Path, base: Path, config: CorpusConfig) -> list[Utterance]:
-    text = manifest.read_text(encoding="utf-8-sig")  # spreadsheets begin a UTF-8 file with a byte-order mark
+    # Spreadsheets begin a UTF-8 file with a byte-order mark; the name of a file need not be text.
+    text = manifest.read_text(encoding="utf-8-sig", errors="surrogateescape")
     header = text.partition("\n")[0]
+    _check_text(str(manifest), header)
     delimiter = "\t" if manifest.suffix.lower() == ".tsv" else max(",\t;", key=header.count)
     # strict: otherwise a quote left open would swallow the following rows into one label
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -58,30 +72,51 @@ def _read(manifest: Path, base: Path, config: CorpusConfig) -> list[Utterance]:
     utterances: list[Utterance] = []
     lines: dict[Path, int] = {}
     missing: list[str] = []
+    classes = split_list(config.labels)
+    known, unknown = {*classes, *parse_label_map(config.label_map)}, dict[str, int]()
     for row in reader:
         line = reader.line_num
         where = f"{manifest}, line {line}"
         if None in row:
             raise CorpusError(f"{where}: more cells than columns; quote a cell that holds {delimiter!r}")
         path = base / _cell(where, row, config.path_column)
-        if not path.is_file():
+        exists = path.exists()
+        if not exists:
+            _check_text(f"{where}: column {config.path_column!r}", path.name)
             missing.append(f"{path} (line {line})")
-        elif (earlier := lines.setdefault(path.resolve(), line)) != line:
+        if (earlier := lines.setdefault(path.resolve() if exists else path, line)) != line:
             raise CorpusError(f"{where}: column {config.path_column!r}: {path} is already on line {earlier}")
+        label = _text(where, row, config.label_column)
+        if classes and label not in known:
+            unknown.setdefault(label, line)
         utterances.append(
             Utterance(
                 path=str(path),
-                label=_cell(where, row, config.label_column),
-                speaker=_cell(where, row, config.speaker_column) if config.speaker_column in columns else None,
-                session=_cell(where, row, config.session_column) if config.session_column in columns else None,
+                label=label,
+                speaker=_text(where, row, config.speaker_column) if config.speaker_column in columns else None,
+                session=_text(where, row, config.session_column) if config.session_column in columns else None,
             )
         )
-    if missing:
+    if unknown:
+        raise CorpusError(_unknown_labels(manifest, config.label_column, unknown, classes))
+    if missing and len(missing) == len(utterances):  # single ones are named with all that cannot be read
         raise CorpusError(
-            f"{manifest}: column {config.path_column!r}: {len(missing)} of {len(utterances)} files do not exist: "
+            f"{manifest}: column {config.path_column!r}: none of its {len(utterances)} files exists: "
             f"{first_three(missing)}; relative paths start at {base} (--corpus.root)"
         )
     return utterances
+
+
+def _unknown_labels(manifest: Path, column: str, unknown: dict[str, int], classes: tuple[str, ...]) -> str:
+    """The first unknown label with its mends, and where the others are."""
+    (label, line), *others = unknown.items()
+    rest = f"; so are {first_three([f'{other!r} (line {at})' for other, at in others])}" if others else ""
+    return (
+        f"{manifest}, line {line}: column {column!r}: {label!r} is not among --corpus.labels ({', '.join(classes)})"
+        f"{did_you_mean(label, classes)} mend the cell, add the label to --corpus.labels, rename it "
+        f"(--corpus.label-map {label}={nearest(label, classes) or 'CLASS'}) or leave it out "
+        f"(--corpus.label-map {label}=-){rest}"
+    )
 
 
 def _check_columns(manifest: Path, columns: list[str], config: CorpusConfig) -> None:
@@ -100,3 +135,14 @@ def _cell(where: str, row: dict[str | Any, str | Any], column: str) -> str:
     if not value:
         raise CorpusError(f"{where}: column {column!r} is empty")
     return value
+
+
+def _text(where: str, row: dict[str | Any, str | Any], column: str) -> str:
+    value = _cell(where, row, column)
+    _check_text(f"{where}: column {column!r}", value)
+    return value
+
+
+def _check_text(where: str, value: str) -> None:
+    if re.search("[\udc80-\udcff]", value):  # a byte that surrogateescape let through
+        raise CorpusError(f"{where}: not UTF-8 text; save the table as CSV UTF-8")

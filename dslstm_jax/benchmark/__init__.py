@@ -1,0 +1,1 @@
+"""How fast what we ship runs, beside its peers."""

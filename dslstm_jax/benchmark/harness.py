@@ -1,0 +1,123 @@
+"""What every benchmark shares: warm, blocked timings, the machine they were taken on, and the places they go to."""
+
+import platform
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dslstm_jax.errors import RunError
+from dslstm_jax.files import write_json, write_text
+from dslstm_jax.training.run import describe_environment
+
+Row = Mapping[str, Any]
+"""One measured line: its columns by name; None where a column does not apply."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds."""
+
+    first: float
+    """The first call, compilation included."""
+    median: float
+    p10: float
+    p90: float
+
+
+def clock(call: Callable[[], Any], repeats: int) -> Timing:
+    """Times a call that was made once before, waiting for all arrays it returns."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - started)
+    p10, median, p90 = np.percentile(seconds[1:], [10, 50, 90])
+    return Timing(seconds[0], float(median), float(p10), float(p90))
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table of measured rows, and all that is needed to measure them again."""
+
+    name: str
+    notes: tuple[str, ...]
+    """Sentences that the figures need."""
+    rows: tuple[Row, ...]
+
+    def table(self) -> str:
+        """The rows as a Markdown table."""
+        columns = list(self.rows[0])
+        lines = [columns, ["---" if isinstance(self.rows[0][column], str) else "---:" for column in columns]]
+        lines += [[_cell(row[column]) for column in columns] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", " ")
+    return "" if value is None else str(value)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, processor, commit and command."""
+    return {**describe_environment(), "processor": _processor(), "commit": _commit()}
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, marked if it was changed since; None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_report(report: Report, json: Path | None, update: Path | None) -> None:
+    """Writes the rows with their environment as JSON, and into their own block of a Markdown file, where asked.
+
+    Raises:
+      RunError: the Markdown file has no block of that name.
+    """
+    about = environment()
+    if json is not None:
+        write_json(json, {"benchmark": report.name, "environment": about, "notes": report.notes, "rows": report.rows})
+    if update is not None:
+        write_text(update, _with_block(update, report, about))
+
+
+def _with_block(path: Path, report: Report, about: Mapping[str, Any]) -> str:
+    begin, end = (f"<!-- {mark}: benchmark {report.name} -->" for mark in ("begin", "end"))
+    text = path.read_text(encoding="utf-8")
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise RunError(f"{path}: no block for it; put the lines {begin} and {end} where it belongs")
+    command = shlex.join(["dslstm", *about["command"][1:]])
+    packages = ", ".join(f"{name} {about['packages'][name]}" for name in ("jax", "numpy", "grain"))
+    devices = ", ".join(dict.fromkeys(about["devices"]))
+    machine = f"{about['processor']}, devices: {devices}; Python {about['python']}, {packages}"
+    said = [f"`{command}` at {about['commit']}; {machine}.", report.table(), *report.notes]
+    return "\n\n".join([before + begin, *said, end + after])
+
+
+def print_report(report: Report) -> None:
+    """The table and its notes on stdout."""
+    print(report.table())
+    for note in report.notes:
+        print(note)

@@ -1,0 +1,68 @@
+"""Several corpora in one run: one set of classes, and no speaker of one taken for a speaker of another."""
+
+import pytest
+from trees import emodb_tree, ravdess_tree
+
+from dslstm_jax.config import CorpusConfig
+from dslstm_jax.data.corpora import load_corpus
+from dslstm_jax.data.folds import check_disjoint, make_folds
+from dslstm_jax.errors import CorpusError
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several")
+    emodb = emodb_tree(folder / "emodb", speakers=("03", "08", "09"), emotions="FNWT")
+    return str(emodb), str(ravdess_tree(folder / "ravdess", actors=range(1, 5)))
+
+
+def load(roots, **changes):
+    return load_corpus(CorpusConfig(names=("emodb,ravdess",), roots=roots, **changes))
+
+
+def test_all_utterances_of_all_corpora_are_there(roots):
+    corpus = load(roots)
+    alone = [load_corpus(CorpusConfig(name, root)) for name, root in zip(("emodb", "ravdess"), roots, strict=True)]
+    assert corpus.name == "emodb+ravdess"
+    paths = [utterance.path for utterance in corpus.utterances]
+    assert paths == [utterance.path for one in alone for utterance in one.utterances]
+    assert corpus.labels[: len(alone[0].labels)] == alone[0].labels
+    assert set(corpus.labels) == set(alone[0].labels) | set(alone[1].labels)
+
+
+def test_speakers_are_kept_apart(roots):
+    corpus = load(roots)
+    for utterance in corpus.utterances:
+        name, _, speaker = utterance.speaker.partition("/")
+        assert speaker
+        assert f"/{name}/" in utterance.path
+    for split in make_folds(corpus.utterances, "speaker3", 0):
+        check_disjoint(corpus.utterances, split)
+
+
+def test_labels_become_the_classes_of_the_run(roots):
+    classes = ("neutral", "happy", "sad", "angry")
+    corpus = load(roots, label_map=("calm=neutral",), labels=classes)
+    assert corpus.labels == classes
+    assert {utterance.label for utterance in corpus.utterances} == set(classes)
+    calm = [utterance for utterance in corpus.utterances if "/03-01-02-" in utterance.path]
+    assert calm
+    assert {utterance.label for utterance in calm} == {"neutral"}
+    assert not [utterance for utterance in corpus.utterances if "/03-01-07-" in utterance.path]  # disgust
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"names": ("emodb", "ravdess"), "roots": ("only",)}, "1 folders for the 2 corpora"),
+        ({"names": ("emodb", "emodb"), "roots": ("a", "b")}, "name each corpus once"),
+        ({"names": ("emodb", "ravdess"), "root": "here"}, "--corpus.roots DIR DIR"),
+        ({"names": ("emodb", "ravdes"), "roots": "ab"}, "no such folder"),
+        ({"names": ("emodb", "ravdess")}, "corpus 'emodb' needs its folder"),
+    ],
+)
+def test_mistakes_are_one_line(changes, words):
+    with pytest.raises(CorpusError) as error:
+        load_corpus(CorpusConfig(**changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
