@@ -55,13 +55,15 @@ def make_folder(path: str | Path) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` in UTF-8, whole or not at all.
+    """Writes `text` in UTF-8, whole or not at all; the bytes of file names that are no text become `\\udcff`.
+
+    JSON reads such an escape as what it was.
 
     Raises:
       RunError: the file cannot be written.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -7,9 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from trees import real_data, write_tone
 
-from dslstm_jax.data.audio import AUDIO_SUFFIXES, find_audio, prepare_samples, read_audio
+from dslstm_jax.data.audio import (
+    AUDIO_SUFFIXES,
+    check_recording,
+    find_audio,
+    prepare_samples,
+    read_audio,
+    read_header,
+)
 from dslstm_jax.errors import AudioError
 
 RATE = 16_000
@@ -95,7 +103,7 @@ def test_resampling_removes_what_the_lower_rate_cannot_hold() -> None:
     [("uint8", 0, 255), ("int8", -128, 127), ("int16", -32768, 32767), ("int32", -(2**31), 2**31 - 1)],
 )
 def test_integers_are_scaled_by_their_full_range(tmp_path: Path, dtype: str, low: int, high: int) -> None:
-    samples = np.array([low, high, (low + high + 1) // 2] * 40, dtype)
+    samples = np.array([low, high, (low + high + 1) // 2] * 80, dtype)
     read = prepare_samples(samples, RATE, RATE)
     step = 2 / (high - low + 1)
     np.testing.assert_allclose(read[:3], [-1.0, 1.0 - step, 0.0], atol=1e-7)
@@ -179,9 +187,11 @@ def test_less_than_one_sample_is_an_error() -> None:
         prepare_samples([0.5], 48_000, RATE)
 
 
-def test_a_stereo_file_of_one_sample_is_no_transposed_array(tmp_path: Path) -> None:
+def test_a_file_of_more_channels_than_samples_is_no_transposed_array(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(20, channels=24), 1_000)
+    assert read_audio(tmp_path / "a.wav", 1_000).shape == (20,)
     soundfile.write(tmp_path / "a.wav", np.array([[0.5, 0.25]]), RATE)
-    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", RATE), [0.375])
+    assert failure(tmp_path / "a.wav") == "too short: 1 samples at 16000 Hz, less than 0.01 s"
 
 
 def test_missing_and_special_files(tmp_path: Path) -> None:
@@ -270,6 +280,70 @@ def test_a_file_of_nan_is_refused(tmp_path: Path) -> None:
 def test_a_long_file_is_read_whole(tmp_path: Path) -> None:
     path = write_tone(tmp_path / "a.flac", seconds=600.0, sample_rate=8_000)
     assert read_audio(path, RATE).shape == (600 * RATE,)
+    assert read_audio(path, RATE, longest=600.0).shape == (600 * RATE,)
+
+
+def test_a_file_that_is_too_long_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tone(tmp_path / "a.flac", seconds=90.0, sample_rate=1_000)
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
+    reason = "90.0 s long, but at most 60 s can be used; cut it into utterances"
+    with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: {reason}$"):
+        read_audio(path, RATE, longest=60.0)
+
+
+def test_an_array_that_is_too_long_is_not_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare_samples(noise(8_000), 8_000, RATE, longest=1.0).shape == (RATE,)
+    monkeypatch.setattr(soxr, "resample", None)
+    with pytest.raises(AudioError, match=r"^1.1 s long, but at most 1 s can be used"):
+        prepare_samples(noise(9_000), 8_000, RATE, longest=1.0)
+
+
+def test_silence_is_refused_as_a_recording_not_as_an_array(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(1_000), RATE)
+    assert failure(tmp_path / "a.wav") == "digital silence: all samples are zero"
+    assert not prepare_samples(np.zeros(1_000), RATE, RATE).any()
+    check_recording(np.full(160, 1e-9, np.float32), RATE)
+
+
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    path = write_tone(tmp_path / "a.wav").rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")))
+    assert read_audio(path, RATE).shape == (4_000,)
+    assert read_audio(str(path), RATE).shape == (4_000,)
+
+
+def test_a_flac_stream_without_a_length_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(), RATE)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[21] &= 0xF0  # 36 bits of STREAMINFO: the number of samples
+    content[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(content)
+    assert "does not say how long it is" in failure(tmp_path / "a.flac")
+    with pytest.raises(AudioError, match="does not say how long it is"):
+        read_header(tmp_path / "a.flac")
+
+
+def test_headers_tell_length_and_rate(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(300, channels=2), 8_000)
+    assert read_header(tmp_path / "a.flac") == (300, 8_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"path,label\n" * 100, "not a sound file"),
+        (None, "truncated: 56 of its 6000 bytes"),
+    ],
+)
+def test_headers_tell_what_is_wrong(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(3_000), RATE)
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
+    with pytest.raises(AudioError, match=f"^{re.escape(str(path))}: {reason}"):
+        read_header(path)
+    soundfile.write(path, noise(0), RATE)
+    with pytest.raises(AudioError, match="no samples"):
+        read_header(path)
 
 
 def test_a_folder_is_walked_in_order(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from trees import crema_d_tree, emodb_tree, iemocap_tree, manifest_tree, ravdess_tree, savee_tree
+from trees import crema_d_tree, emodb_tree, iemocap_tree, manifest_tree, ravdess_tree, savee_tree, tfds_tree
 
 from dslstm_jax.config import CorpusConfig, SyntheticConfig
 from dslstm_jax.data.corpora import CORPORA, Corpus, load_corpus
-from dslstm_jax.data.corpora.base import Utterance, first_three, make_corpus
+from dslstm_jax.data.corpora.base import Utterance, apply_labels, first_three, make_corpus
 from dslstm_jax.errors import CorpusError
 
 
@@ -31,6 +31,8 @@ def tree(name: str, folder: Path) -> CorpusConfig:
             return CorpusConfig(name, manifest=str(manifest_tree(folder)))
         case "ravdess":
             return CorpusConfig(name, root=str(ravdess_tree(folder)))
+        case "records":
+            return CorpusConfig(name, root=str(tfds_tree(folder)))
         case "savee":
             return CorpusConfig(name, root=str(savee_tree(folder)))
         case "synthetic":
@@ -49,7 +51,7 @@ def test_every_corpus_keeps_the_promises(name: str, tmp_path: Path) -> None:
     assert load_corpus(config) == corpus
     paths = [utterance.path for utterance in corpus.utterances]
     assert paths == sorted(set(paths))
-    assert all(Path(path).is_file() for path in paths)
+    assert all(utterance.record or Path(utterance.path).is_file() for utterance in corpus.utterances)
     assert {utterance.label for utterance in corpus.utterances} == set(corpus.labels)
     assert len({utterance.speaker for utterance in corpus.utterances} - {None}) >= 2
     assert sum(corpus.counts().values()) == len(paths)
@@ -66,7 +68,7 @@ def test_every_corpus_keeps_the_promises(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_misspelled_name_is_guessed(name: str, guess: str) -> None:
-    names = "crema_d, emodb, iemocap, manifest, ravdess, savee, synthetic"
+    names = "crema_d, emodb, iemocap, manifest, ravdess, records, savee, synthetic"
     with pytest.raises(CorpusError, match=f"no corpus '{name}'; did you mean '{guess}'[?] there are: {names}"):
         load_corpus(CorpusConfig(name))
 
@@ -82,6 +84,102 @@ def test_labels_keep_the_order_of_the_classes() -> None:
     assert corpus.labels == ("happy", "sad")
     assert corpus.counts() == {"happy": 1, "sad": 2}
     assert [utterance.path for utterance in corpus.utterances] == ["a", "b", "c"]
+
+
+SIX = Corpus(
+    "x",
+    ("happy", "calm", "neutral", "sad"),
+    tuple(Utterance(str(i), label) for i, label in enumerate(["sad", "calm", "happy", "neutral", "calm", "sad"])),
+)
+
+
+def labeled(*labels: str, label_map: tuple[str, ...] = ()) -> Corpus:
+    return apply_labels(SIX, CorpusConfig("x", labels=labels, label_map=label_map))
+
+
+def test_labels_stay_without_wishes() -> None:
+    assert labeled() == SIX
+
+
+def test_a_new_name_stands_where_the_first_of_its_old_ones_stood() -> None:
+    corpus = labeled(label_map=("sad=low", "calm=low"))
+    assert corpus.labels == ("happy", "low", "neutral")
+    assert [utterance.label for utterance in corpus.utterances] == ["low", "low", "happy", "neutral", "low", "low"]
+    assert labeled(label_map=("calm=neutral",)).counts() == {"happy": 1, "neutral": 3, "sad": 2}
+
+
+def test_labels_can_change_places() -> None:
+    corpus = labeled(label_map=("sad=happy, happy=sad",))
+    assert corpus.labels == ("sad", "calm", "neutral", "happy")
+    assert corpus.counts() == {"sad": 1, "calm": 2, "neutral": 1, "happy": 2}
+
+
+def test_a_label_is_left_out() -> None:
+    corpus = labeled(label_map=("calm=-",))
+    assert corpus.counts() == {"happy": 1, "neutral": 1, "sad": 2}
+    assert [utterance.path for utterance in corpus.utterances] == ["0", "2", "3", "5"]
+
+
+def test_the_classes_asked_for_in_their_order() -> None:
+    corpus = labeled("sad,happy")
+    assert corpus.labels == ("sad", "happy")
+    assert [utterance.path for utterance in corpus.utterances] == ["0", "2", "5"]
+    assert labeled("neutral", "happy", label_map=("calm=neutral",)).counts() == {"neutral": 3, "happy": 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_map", "reason"),
+    [
+        ((), ("calm",), "--corpus.label-map calm: give FROM=TO, such as calm=neutral, or calm=- to leave calm out"),
+        ((), ("calm=",), "--corpus.label-map calm=: give FROM=TO"),
+        ((), ("=calm",), "--corpus.label-map =calm: give FROM=TO"),
+        ((), ("calm=sad", "calm=happy"), "--corpus.label-map: 'calm' cannot become both 'sad' and 'happy'"),
+        (
+            (),
+            ("Clam=sad",),
+            "--corpus.label-map Clam=sad: no recording is labeled 'Clam'; did you mean 'calm'? "
+            "there are: happy, calm, neutral, sad",
+        ),
+        (
+            ("neutral", "sad"),
+            ("calm=neutrl",),
+            "--corpus.label-map calm=neutrl: 'neutrl' is not among --corpus.labels (neutral, sad); "
+            "did you mean 'neutral'? calm=- leaves 'calm' out",
+        ),
+        (("sad", "happy", "sad"), (), "--corpus.labels names 'sad' more than once"),
+        (
+            ("sad", "hapy"),
+            (),
+            "class 'hapy' of --corpus.labels has no recording: none is labeled so; did you mean 'happy'? "
+            "there are: happy, calm, neutral, sad",
+        ),
+        (
+            ("sad", "calm"),
+            ("calm=sad",),
+            "class 'calm' of --corpus.labels has no recording: --corpus.label-map calm=sad takes all its recordings",
+        ),
+        (
+            (),
+            ("sad=-", "happy=calm", "neutral=calm"),
+            "--corpus.label-map and --corpus.labels leave calm; at least two labels are needed",
+        ),
+        (("sad",), (), "--corpus.label-map and --corpus.labels leave sad; at least two"),
+    ],
+)
+def test_mistakes_about_labels_are_one_line_each(
+    labels: tuple[str, ...], label_map: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(CorpusError) as caught:
+        labeled(*labels, label_map=label_map)
+    assert str(caught.value).startswith(reason)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_corpus_takes_a_label_map(tmp_path: Path) -> None:
+    config = dataclasses.replace(tree("savee", tmp_path), label_map=("surprised=happy", "disgust=-"))
+    corpus = load_corpus(config)
+    assert "happy" in corpus.labels
+    assert not {"surprised", "disgust"} & set(corpus.labels)
 
 
 @pytest.mark.parametrize(

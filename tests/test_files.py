@@ -87,6 +87,14 @@ def test_json_is_indented_in_files_and_has_null_for_what_json_lacks(tmp_path: Pa
     assert text.endswith("}\n")
 
 
+def test_file_names_that_are_no_text_can_be_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"/\xff/\xc3\xa4.wav")
+    write_json(tmp_path / "folds.json", {"utterances": [name]})
+    assert json.loads((tmp_path / "folds.json").read_text(encoding="utf-8")) == {"utterances": [name]}
+    write_text(tmp_path / "report.md", name)
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "/\\udcff/ä.wav"
+
+
 def test_a_folder_is_made_with_those_above_it_once(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "first"
     assert make_folder(folder) == make_folder(str(folder)) == folder

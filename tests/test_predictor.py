@@ -9,6 +9,7 @@ import soundfile
 import dslstm_jax
 from dslstm_jax.data.pipeline import pad_waveforms
 from dslstm_jax.errors import AudioError, RunError
+from dslstm_jax.serving import predictor as predictor_module
 from dslstm_jax.serving.predictor import Prediction, Predictor, predict
 
 
@@ -132,6 +133,35 @@ def test_files_reads_no_further_than_it_must(predictor, tones):
 def test_samples_without_sense_raise_one_error(predictor, samples, rate):
     with pytest.raises(AudioError):
         predictor(samples, rate)
+
+
+def test_silence_and_clicks_are_no_speech(predictor):
+    with pytest.raises(AudioError, match=r"^digital silence"):
+        predictor(np.zeros(16_000), 16_000)
+    with pytest.raises(AudioError, match=r"^too short"):
+        predictor.batch([noise(0.5), noise(0.005)], 16_000)
+
+
+def test_recordings_over_ten_minutes_are_refused_before_they_are_decoded(predictor, tmp_path, monkeypatch):
+    with pytest.raises(AudioError, match=r"^600.5 s long, but at most 600 s can be used; cut it into utterances$"):
+        predictor(np.ones(601 * 1_000 - 500, np.float32), 1_000)
+    soundfile.write(tmp_path / "long.wav", np.ones(601 * 1_000), 1_000)
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
+    (error,) = predictor.files([tmp_path / "long.wav"])
+    assert str(error).startswith(f"{tmp_path / 'long.wav'}: 601.0 s long")
+
+
+def test_long_recordings_are_recognized_one_by_one(predictor, monkeypatch):
+    shapes = []
+
+    def answer(_, waveforms, lengths, **__):
+        shapes.append(waveforms.shape)
+        return np.full((len(lengths), 4), 0.25)
+
+    monkeypatch.setattr(predictor_module, "predict", answer)
+    long, short = noise(65.0), noise(0.5)
+    assert len(predictor.batch([long, short, long], 16_000)) == 3
+    assert sorted(shapes) == [(1, 128 * 16_000), (1, 128 * 16_000), (8, 16_000)]
 
 
 def test_a_missing_model_is_one_clear_error(tmp_path):

@@ -1,7 +1,9 @@
 """Any sound file or array to mono float32 samples at the asked rate, or one clear error."""
 
+import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,9 @@ AUDIO_SUFFIXES = frozenset(
 )
 """Names that a walk through a folder takes for sound, in lower case: what soundfile reads by itself."""
 
+SHORTEST = 0.01
+"""Seconds; one period of a low voice. A recording with less is a click or a damaged file."""
+
 _RATE_RANGE = (1_000.0, 1_000_000.0)
 """Hertz; a rate outside is a slip (kilohertz, a sample count), not a recording."""
 _LARGEST_PEAK = 32.0
@@ -28,23 +33,60 @@ _MOST_CHANNELS = 32
 _STREAMED_BYTES, _SLACK_BYTES = 0x7FFF0000, 1024
 
 
-def read_audio(path: str | Path, sample_rate: int) -> Float32[np.ndarray, " N"]:
+def read_audio(path: str | Path, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
     """One sound file as mono samples in [-1, 1] (mean of the channels) at `sample_rate` (hertz).
 
     A 16-bit mono file at `sample_rate` comes back exactly as int16 / 32768; see `prepare_samples` for the rest.
 
+    Args:
+      path: the file.
+      sample_rate: of the result, in hertz.
+      longest: in seconds; a file that is longer by its header is not decoded.
+
     Raises:
       AudioError: `PATH: REASON` in one line, whatever is wrong: missing, unreadable, not sound, truncated, no
-        samples, NaN or infinite samples.
+        samples, NaN or infinite samples, too long, too short or silent (`check_recording`).
     """
     try:
-        samples, file_rate = _decode(Path(path))
-        return _to_mono_at_rate(samples, file_rate, sample_rate)
+        samples, file_rate = _decode(Path(path), longest)
+        recording = _to_mono_at_rate(samples, file_rate, sample_rate, longest)
+        check_recording(recording, sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
+    return recording
+
+
+def read_header(path: str | Path) -> tuple[int, int]:
+    """The number of samples of a sound file and their rate in hertz, without decoding it.
+
+    Raises:
+      AudioError: `PATH: REASON`, as `read_audio` says it, where the header is enough to tell.
+    """
+    try:
+        with _open(Path(path)) as file:
+            _check_complete(file.extra_info)
+            if file.frames == 0:
+                raise AudioError("no samples")
+            return file.frames, file.samplerate
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
 
 
-def prepare_samples(samples: npt.ArrayLike, sample_rate: float, target_rate: int) -> Float32[np.ndarray, " N"]:
+def check_recording(recording: Float32[np.ndarray, " N"], sample_rate: int) -> None:
+    """Makes sure that mono samples at `sample_rate` (hertz) are more than digital silence or a click.
+
+    Raises:
+      AudioError: all samples are zero, or there are fewer than SHORTEST seconds of them.
+    """
+    if len(recording) < SHORTEST * sample_rate:
+        raise AudioError(f"too short: {len(recording)} samples at {sample_rate} Hz, less than {SHORTEST} s")
+    if not recording.any():
+        raise AudioError("digital silence: all samples are zero")
+
+
+def prepare_samples(
+    samples: npt.ArrayLike, sample_rate: float, target_rate: int, longest: float | None = None
+) -> Float32[np.ndarray, " N"]:
     """An array of samples as mono float32 in [-1, 1] at `target_rate`, resampled with soxr HQ if the rates differ.
 
     Args:
@@ -52,10 +94,11 @@ def prepare_samples(samples: npt.ArrayLike, sample_rate: float, target_rate: int
         int8, int16, int32 and uint8 (zero at 128), which are divided by their full range as soundfile does.
       sample_rate: of `samples`, in hertz.
       target_rate: of the result, in hertz.
+      longest: in seconds; more is refused before it is resampled.
 
     Raises:
       AudioError: no samples; another shape or type; [channels, N]; NaN or infinite samples; floats that were never
-        scaled; a rate that no recording has.
+        scaled; a rate that no recording has; too long.
     """
     try:
         array = np.asarray(samples)
@@ -69,7 +112,7 @@ def prepare_samples(samples: npt.ArrayLike, sample_rate: float, target_rate: int
             f"samples of shape {array.shape} are {channels} channels of {count} samples; give [N, channels], "
             "not [channels, N] or a batch"
         )
-    return _to_mono_at_rate(_integers_to_float(array), sample_rate, target_rate)
+    return _to_mono_at_rate(_integers_to_float(array), sample_rate, target_rate, longest)
 
 
 def find_audio(path: str | Path) -> list[Path]:
@@ -96,8 +139,8 @@ def find_audio(path: str | Path) -> list[Path]:
     return found
 
 
-def _decode(path: Path) -> tuple[Float32[np.ndarray, "N channels"], int]:
-    """All samples of a file and its rate; AudioError without the path."""
+def _open(path: Path) -> soundfile.SoundFile:
+    """A file whose header makes sense; AudioError without the path."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -110,23 +153,40 @@ def _decode(path: Path) -> tuple[Float32[np.ndarray, "N channels"], int]:
     except (OSError, ValueError) as error:
         raise AudioError(_reason(error)) from error
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path))  # bytes: a name need not be text
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # TypeError: headerless, by suffix .raw
         reason = _reason(error)
         if "not a regular file" in reason:  # what libsndfile says where its MP3 decoder finds nothing
             reason = "no MPEG frame"
         raise AudioError(f"not a sound file soundfile can read ({reason}); convert it to WAV or FLAC") from error
-    with file:
+    if file.frames == sys.maxsize:  # FLAC from an encoder that could not seek back, which soundfile cannot read
+        file.close()
+        raise AudioError("its header does not say how long it is; convert it to WAV or FLAC once more")
+    return file
+
+
+def _decode(path: Path, longest: float | None) -> tuple[Float32[np.ndarray, "N channels"], int]:
+    """All samples of a file and its rate; AudioError without the path."""
+    with _open(path) as file:
+        _check_length(file.frames, file.samplerate, longest)
         try:
             samples = file.read(dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
             raise AudioError(f"damaged or truncated ({_reason(error)})") from error
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # NumPy's "array is too big"
             raise AudioError(f"{file.frames} samples do not fit in memory") from error
         if len(samples) < file.frames:
             raise AudioError(f"truncated: {len(samples)} of its {file.frames} samples are there")
         _check_complete(file.extra_info)
         return samples, file.samplerate
+
+
+def _check_length(count: int, sample_rate: float, longest: float | None) -> None:
+    """Refuses `count` samples at `sample_rate` (hertz) if they are more than `longest` seconds."""
+    if longest is not None and count > longest * sample_rate:
+        raise AudioError(
+            f"{count / sample_rate:.1f} s long, but at most {longest:g} s can be used; cut it into utterances"
+        )
 
 
 def _check_complete(log: str) -> None:
@@ -152,11 +212,12 @@ def _integers_to_float(samples: np.ndarray) -> Float[np.ndarray, "..."]:
 
 
 def _to_mono_at_rate(
-    samples: Float[np.ndarray, "N *channels"], sample_rate: float, target_rate: float
+    samples: Float[np.ndarray, "N *channels"], sample_rate: float, target_rate: float, longest: float | None
 ) -> Float32[np.ndarray, " N"]:
     """Checks the values and rates, averages the channels and resamples."""
     _check_rate("sample rate", sample_rate)
     _check_rate("target rate", target_rate)
+    _check_length(len(samples), sample_rate, longest)
     if samples.size == 0:
         raise AudioError("no samples")
     peak = max(samples.max(), -samples.min())  # NaN passes through both

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config
-from dslstm_jax.data.audio import prepare_samples, read_audio
+from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
 from dslstm_jax.errors import AudioError
 from dslstm_jax.models.recognizer import Variables, average, forward
@@ -25,6 +25,11 @@ ROWS = 8
 """Rows of the programs that serve many recordings; a single one has a program of one row."""
 WINDOW = 64
 """Recordings that are read ahead and sorted by length."""
+LONGEST = 600.0
+"""Seconds; a longer recording is refused before it is decoded. The features of one row grow with its length: at ten
+minutes they take 1.7 GB."""
+_LONG = 64
+"""Seconds; rows padded to more than this are recognized one by one: eight rows of ten minutes would take 9 GB."""
 
 T = TypeVar("T")
 
@@ -79,15 +84,13 @@ class Predictor:
           sample_rate: of `samples`, in hertz.
 
         Raises:
-          AudioError: the samples or the rate make no sense.
+          AudioError: the samples or the rate make no sense, are silent, or are more than LONGEST seconds.
         """
-        return self._recognize([prepare_samples(samples, sample_rate, self.sample_rate)], rows=1)[0]
+        return self._recognize([self._prepare(samples, sample_rate)], rows=1)[0]
 
     def batch(self, recordings: Sequence[npt.ArrayLike], sample_rate: float) -> list[Prediction]:
         """Recognizes several recordings at once, those of like length together; see `__call__`."""
-        return self._recognize(
-            [prepare_samples(samples, sample_rate, self.sample_rate) for samples in recordings], rows=ROWS
-        )
+        return self._recognize([self._prepare(samples, sample_rate) for samples in recordings], rows=ROWS)
 
     def files(self, paths: Iterable[str | Path]) -> Iterator[Prediction | AudioError]:
         """Recognizes files one after the other, as many as there are; what cannot be read yields its error.
@@ -102,9 +105,14 @@ class Predictor:
                 for sound in sounds:
                     yield sound if isinstance(sound, AudioError) else next(answers)
 
+    def _prepare(self, samples: npt.ArrayLike, sample_rate: float) -> Float[np.ndarray, " N"]:
+        recording = prepare_samples(samples, sample_rate, self.sample_rate, LONGEST)
+        check_recording(recording, self.sample_rate)
+        return recording
+
     def _read(self, path: str | Path) -> Float[np.ndarray, " N"] | AudioError:
         try:
-            return read_audio(path, self.sample_rate)
+            return read_audio(path, self.sample_rate, LONGEST)
         except AudioError as error:
             return error
 
@@ -114,8 +122,9 @@ class Predictor:
             buckets.setdefault(bucket_length(len(waveform), self.sample_rate), []).append(index)
         predictions: dict[int, Prediction] = {}
         for length, indices in buckets.items():
-            for group in _windows(indices, rows):
-                padded, lengths = pad_waveforms([waveforms[index] for index in group], rows, length)
+            side_by_side = rows if length <= _LONG * self.sample_rate else 1
+            for group in _windows(indices, side_by_side):
+                padded, lengths = pad_waveforms([waveforms[index] for index in group], side_by_side, length)
                 probabilities = np.asarray(predict(self.variables, padded, lengths, config=self.config))
                 for index, row in zip(group, probabilities, strict=False):
                     seconds = len(waveforms[index]) / self.sample_rate
