@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dslstm_jax.config import Config, CorpusConfig, load_config
+from dslstm_jax.config import Config, CorpusConfig, ParallelConfig, TrainingConfig, load_config
 from dslstm_jax.errors import AudioError, ConfigError, DslstmError
 from dslstm_jax.files import to_json
 
@@ -41,6 +42,7 @@ class Train:
     """Run folder: config, split, metrics, checkpoints and report go there."""
     resume: bool = False
     """Go on from the newest checkpoint of the run folder."""
+    parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
     config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
 
 
@@ -54,6 +56,7 @@ class Evaluate:
     """Which side."""
     json: bool = False
     """Print one JSON object instead of the table."""
+    parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,34 @@ class Predict:
 
 @dataclass(frozen=True)
 class Corpora:
-    """List the known corpora, or count what a local copy of one holds."""
+    """List the known corpora, or count and draw what a local copy of one holds."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
     """Corpus to count; without it, all are listed."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Picture of the labels of each speaker and of the durations. Default: NAME.png in the current folder."""
     corpus: CorpusConfig = CorpusConfig(name="")  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Write a corpus as records (tensorflow-datasets, ArrayRecord), which are read without decoding.
+
+    The corpus `records` reads them: dslstm train CONFIG.py --corpus.name records --corpus.root FOLDER.
+    """
+
+    output: Path
+    """Where the folder of the records is made; tensorflow-datasets calls it data_dir."""
+    sample_rate: int = 16_000
+    """Hertz; recordings at other rates are resampled to it."""
+    longest: float = 60.0
+    """Seconds; a longer recording cannot be used: cut it into utterances."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """When recordings cannot be used, all of them are named. stop: no records are made; skip: they are left out."""
+    beam_runner: str | None = None
+    """Decode in Apache Beam's workers under this runner, such as DirectRunner."""
+    corpus: CorpusConfig = CorpusConfig()  # noqa: RUF009 (frozen)
+    """Which recordings to write."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +117,26 @@ class ImportTorch:
     """The classes in the order of the logits."""
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """Time what we ship on this machine, and print, keep or publish the rows."""
+
+    what: Annotated[tyro.conf.Positional[Literal["data"]], tyro.conf.arg(metavar="WHAT")]
+    """data: recordings to batches, against what the training step consumes."""
+    json: Path | None = None
+    """Write the rows and the environment there."""
+    update: Path | None = None
+    """Rewrite this benchmark's block of a Markdown file."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config(training=TrainingConfig(batch_size=32))  # noqa: RUF009
+
+
 def _load_dataset(config: Config) -> "Dataset":
     """The dataset of a run; each recording that cannot be used is named on stderr."""
     from rich.console import Console
 
     from dslstm_jax.data.corpora import load_corpus
     from dslstm_jax.data.dataset import make_dataset
-    from dslstm_jax.training.loop import progress_bar
+    from dslstm_jax.progress import progress_bar
 
     corpus = load_corpus(config.corpus)
     with progress_bar(Console(stderr=True), "reading", len(corpus.utterances)) as done:
@@ -110,7 +149,12 @@ def _absolute(path: str | None) -> str | None:
 
 def _with_absolute_paths(config: Config) -> Config:
     """The config with its files named so that the run folder can be used from anywhere."""
-    corpus = replace(config.corpus, root=_absolute(config.corpus.root), manifest=_absolute(config.corpus.manifest))
+    corpus = replace(
+        config.corpus,
+        root=_absolute(config.corpus.root),
+        roots=tuple(str(_absolute(root)) for root in config.corpus.roots),
+        manifest=_absolute(config.corpus.manifest),
+    )
     protocol = config.split.protocol
     if protocol.endswith(".json"):
         protocol = str(_absolute(protocol))
@@ -134,26 +178,34 @@ def train(arguments: Train) -> int:
     from dslstm_jax.evaluation.evaluate import evaluate
     from dslstm_jax.models.recognizer import variable_shapes
     from dslstm_jax.training.loop import fit
+    from dslstm_jax.training.parallel import make_parallel, start_processes
     from dslstm_jax.training.run import check_resumable, create_run, open_run
 
-    config, console = _with_absolute_paths(arguments.config), Console()
+    config = _with_absolute_paths(arguments.config)
+    start_processes(arguments.parallel)
+    parallel = make_parallel(arguments.parallel, config.training.batch_size)
+    console = Console(quiet=not parallel.leads)
     dataset = _load_dataset(config)
     corpus, split = dataset.corpus, dataset.split
     folds = describe(corpus.utterances, split)
     variable_shapes(config, len(corpus.labels))  # a model that cannot be built is refused before anything is written
     if arguments.resume and arguments.workdir.exists():
-        run = open_run(arguments.workdir)
-        check_resumable(run, config, corpus.labels, folds)
-    else:
-        run = create_run(arguments.workdir, config, corpus.labels, folds)
+        check_resumable(open_run(arguments.workdir), config, corpus.labels, folds)
+    elif parallel.leads:
+        create_run(arguments.workdir, config, corpus.labels, folds)
+    parallel.wait("run folder")
+    run = open_run(arguments.workdir)
     for side, part in folds.items():
         speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
         console.print(f"{side}: {len(part['utterances'])} utterances{speakers}", highlight=False, soft_wrap=True)
-    fit(run, dataset, console=console)
-    result = evaluate(run, dataset, "test")
-    print(f"run folder: {run.path}")
-    print("try:", shlex.join(["dslstm", "predict", "--model", str(run.path), corpus.utterances[split.test[0]].path]))
-    _print_evaluation(run, result)
+    fit(run, dataset, parallel=parallel, console=console)
+    result = evaluate(run, dataset, "test", parallel)
+    if parallel.leads:
+        print(f"run folder: {run.path}")
+        example = corpus.utterances[split.test[0]]
+        if example.record is None:
+            print("try:", shlex.join(["dslstm", "predict", "--model", str(run.path), example.path]))
+        _print_evaluation(run, result)
     return 0
 
 
@@ -161,12 +213,13 @@ def evaluate_run(arguments: Evaluate) -> int:
     """dslstm evaluate"""
     from dslstm_jax.data.folds import describe
     from dslstm_jax.evaluation.evaluate import evaluate
+    from dslstm_jax.training.parallel import make_parallel
     from dslstm_jax.training.run import check_resumable, open_run
 
     run = open_run(arguments.run)
     dataset = _load_dataset(run.config)
     check_resumable(run, run.config, dataset.corpus.labels, describe(dataset.corpus.utterances, dataset.split))
-    result = evaluate(run, dataset, arguments.split)
+    result = evaluate(run, dataset, arguments.split, make_parallel(arguments.parallel))
     if arguments.json:
         print(to_json(result.to_dict()))
     else:
@@ -202,10 +255,17 @@ def predict_files(arguments: Predict) -> int:
 def describe_corpora(arguments: Corpora) -> int:
     """dslstm corpora"""
     from dslstm_jax.data.corpora import CORPORA, load_corpus
-    from dslstm_jax.data.summary import align, format_counts, format_sound, read_headers
+    from dslstm_jax.data.summary import (
+        align,
+        draw_corpus,
+        find_duplicates,
+        format_counts,
+        format_sound,
+        read_headers,
+    )
 
     config = replace(arguments.corpus, name=arguments.name or arguments.corpus.name)
-    if not config.name:
+    if not config.name and not config.names:
         if config != CorpusConfig(name=""):
             raise ConfigError("which corpus? give its name: dslstm corpora NAME --corpus.root DIR")
         abouts = [(name, module.ABOUT) for name, module in CORPORA.items()]
@@ -216,9 +276,39 @@ def describe_corpora(arguments: Corpora) -> int:
     sound = read_headers(corpus.utterances)
     print(format_counts(corpus))
     print(format_sound(sound))
-    for error in sound.errors:
-        print(f"dslstm corpora: {error}", file=sys.stderr)
-    return 1 if sound.errors else 0
+    problems = [*map(str, sound.errors), *find_duplicates(sound.readable)]
+    print(f"problems: {len(problems) or 'none'}", flush=True)
+    for problem in problems:
+        print(f"dslstm corpora: {problem}", file=sys.stderr)
+    picture = arguments.output or Path(f"{corpus.name}.png")
+    draw_corpus(corpus, sound, picture)
+    print(f"picture: {picture}")
+    return 1 if problems else 0
+
+
+def prepare_records(arguments: Prepare) -> int:
+    """dslstm prepare"""
+    from rich.console import Console
+
+    from dslstm_jax.data.records import prepare
+
+    prepared = prepare(
+        arguments.corpus,
+        arguments.output,
+        console=Console(stderr=True),
+        sample_rate=arguments.sample_rate,
+        longest=arguments.longest,
+        on_error=arguments.on_error,
+        beam_runner=arguments.beam_runner,
+    )
+    left_out = f", {len(prepared.errors)} left out" if prepared.errors else ""
+    print(f"{prepared.utterances} utterances{left_out}" + ("" if prepared.made else "; nothing to do"))
+    print(f"records: {prepared.folder}")
+    flags = ["--corpus.name", "records", "--corpus.root", str(prepared.folder)]
+    if arguments.sample_rate != 16_000:
+        flags += ["--features.sample-rate", str(arguments.sample_rate)]
+    print("try:", shlex.join(["dslstm", "train", "configs/dual_level.py", *flags, "--workdir", "runs/records"]))
+    return 1 if prepared.errors else 0
 
 
 def import_torch(arguments: ImportTorch) -> int:
@@ -232,12 +322,26 @@ def import_torch(arguments: ImportTorch) -> int:
     return 0
 
 
+def benchmark(arguments: Benchmark) -> int:
+    """dslstm benchmark"""
+    from dslstm_jax.benchmark.data import benchmark_data
+    from dslstm_jax.benchmark.harness import print_report, write_report
+
+    with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
+        report = benchmark_data(arguments.config, Path(folder))
+    write_report(report, arguments.json, arguments.update)
+    print_report(report)
+    return 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_files),
     "corpora": (Corpora, describe_corpora),
+    "prepare": (Prepare, prepare_records),
     "import-torch": (ImportTorch, import_torch),
+    "benchmark": (Benchmark, benchmark),
 }
 
 
@@ -302,8 +406,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dslstm {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; go on with --resume" if command == "train" else ""
-        print(f"dslstm {command}: interrupted{hint}", file=sys.stderr)
+        hints = {"train": "; go on with --resume", "prepare": "; the same command goes on from here"}
+        print(f"dslstm {command}: interrupted{hints.get(command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,7 +218,8 @@ def test_corpora_lists_all_of_them(capsys):
         assert said in emodb
 
 
-def test_corpora_counts_a_local_copy(capsys, tmp_path):
+def test_corpora_counts_and_draws_a_local_copy(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     root = emodb_tree(tmp_path, speakers=("03", "08"), texts=("a01",), emotions="FN")
     expected = [
         "            happy  neutral  total",
@@ -225,20 +227,43 @@ def test_corpora_counts_a_local_copy(capsys, tmp_path):
         "speaker 08      1        1      2",
         "all             2        2      4",
         "duration: 0:00:01 (1.0 s)",
+        "recordings: shortest 0.25 s, median 0.25 s, mean 0.25 s, longest 0.25 s",
         "sample rates: 16000 Hz (4)",
+        "problems: none",
+        "picture: emodb.png",
     ]
     assert run(capsys, "corpora", "emodb", "--corpus.root", root) == (0, expected, [])
     assert run(capsys, "corpora", "--corpus.name", "emodb", "--corpus.root", root) == (0, expected, [])
     assert run(capsys, "corpora", "emodb", "--corpus.name", "savee", "--corpus.root", root) == (0, expected, [])
+    assert (tmp_path / "emodb.png").read_bytes().startswith(b"\x89PNG")
+    other = tmp_path / "other.png"
+    _, out, _ = run(capsys, "corpora", "emodb", "--corpus.root", root, "--output", other)
+    assert out[-1] == f"picture: {other}"
+    assert other.read_bytes() == (tmp_path / "emodb.png").read_bytes()
 
 
-def test_corpora_names_the_recordings_it_cannot_read(capsys, tmp_path):
+def test_corpora_names_the_problems_it_finds(capsys, tmp_path):
     root = emodb_tree(tmp_path, speakers=("03", "08"), texts=("a01",), emotions="FN")
     (root / "wav" / "08a01Na.wav").write_text("version https://git-lfs.github.com/spec/v1")
-    code, out, err = run(capsys, "corpora", "emodb", "--corpus.root", root)
-    assert (code, len(err)) == (1, 1)
+    shutil.copy(root / "wav" / "03a01Fa.wav", root / "wav" / "03a01Na.wav")
+    code, out, err = run(capsys, "corpora", "emodb", "--corpus.root", root, "--output", tmp_path / "x.png")
+    assert (code, len(err)) == (1, 2)
     assert "08a01Na.wav: not a sound file" in err[0]
-    assert out[-1] == "sample rates: 16000 Hz (3)"
+    assert err[1].endswith("03a01Na.wav (neutral); their labels differ")
+    assert out[-3:-1] == ["sample rates: 16000 Hz (3)", "problems: 2"]
+
+
+def test_corpora_takes_a_manifest_and_a_label_map(capsys, tmp_path):
+    table = manifest_tree(tmp_path, labels=("calm", "tense", "happy"), speakers=("a",), takes=1)
+    flags = ["--corpus.manifest", table, "--corpus.label-map", "calm=low", "tense=low"]
+    flags += ["--output", tmp_path / "x.png"]
+    code, out, err = run(capsys, "corpora", "manifest", *flags)
+    assert (code, err) == (0, [])
+    assert out[0].split() == ["low", "happy", "total"]
+    assert out[-1] == f"picture: {tmp_path / 'x.png'}"
+    code, out, err = run(capsys, "corpora", "manifest", *flags, "--corpus.labels", "low", "hapy")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert f"{table}, line 4: column 'label': 'happy' is not among --corpus.labels (low, hapy); did you" in err[0]
 
 
 @pytest.mark.parametrize(

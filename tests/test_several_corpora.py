@@ -51,11 +51,28 @@ def test_labels_become_the_classes_of_the_run(roots):
     assert not [utterance for utterance in corpus.utterances if "/03-01-07-" in utterance.path]  # disgust
 
 
+def test_records_of_several_corpora_are_joined_under_their_own_names(roots, tmp_path):
+    from rich.console import Console
+
+    from dslstm_jax.data.records import prepare
+
+    folders = tuple(
+        str(prepare(CorpusConfig(name, root), tmp_path, console=Console(quiet=True)).folder)
+        for name, root in zip(("emodb", "ravdess"), roots, strict=True)
+    )
+    corpus = load_corpus(CorpusConfig(names=("records", "records"), roots=folders))
+    assert corpus.name == "emodb+ravdess"
+    assert len(corpus.utterances) == len(load(roots).utterances)
+    assert {utterance.speaker for utterance in corpus.utterances} == {
+        utterance.speaker for utterance in load(roots).utterances
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"names": ("emodb", "ravdess"), "roots": ("only",)}, "1 folders for the 2 corpora"),
-        ({"names": ("emodb", "emodb"), "roots": ("a", "b")}, "name each corpus once"),
+        ({"names": ("synthetic", "synthetic")}, "name each corpus once"),
         ({"names": ("emodb", "ravdess"), "root": "here"}, "--corpus.roots DIR DIR"),
         ({"names": ("emodb", "ravdes"), "roots": "ab"}, "no such folder"),
         ({"names": ("emodb", "ravdess")}, "corpus 'emodb' needs its folder"),

@@ -21,5 +21,5 @@ def read_utterance(utterance: Utterance, sample_rate: int, longest: float | None
     if utterance.record is not None:
         from dslstm_jax.data.corpora.records import read_record
 
-        return read_record(utterance.record, sample_rate)
+        return read_record(utterance.record, sample_rate, longest)
     return read_audio(utterance.path, sample_rate, longest)

@@ -46,8 +46,6 @@ def load_corpus(config: CorpusConfig) -> Corpus:
 
 def _join(names: Sequence[str], config: CorpusConfig) -> Corpus:
     """Several corpora as one. Speaker 03 of one is not speaker 03 of another: they become emodb/03 and ravdess/03."""
-    if len(set(names)) < len(names):
-        raise CorpusError(f"--corpus.names {','.join(names)}: name each corpus once")
     if config.root is not None:
         raise CorpusError(
             "--corpus.root is the folder of one corpus; with --corpus.names give --corpus.roots DIR DIR"
@@ -61,12 +59,15 @@ def _join(names: Sequence[str], config: CorpusConfig) -> Corpus:
         _load_one(replace(config, name=name, root=root))
         for name, root in zip(names, config.roots or (None,) * len(names), strict=True)
     ]
+    joined = [corpus.name for corpus in corpora]
+    if len(set(joined)) < len(joined):  # two of records can hold different corpora
+        raise CorpusError(f"--corpus.names {','.join(names)}: name each corpus once")
 
     def apart(corpus: Corpus, name: str | None) -> str | None:
         return name and f"{corpus.name}/{name}"
 
     return Corpus(
-        name="+".join(names),
+        name="+".join(joined),
         labels=tuple(dict.fromkeys(label for corpus in corpora for label in corpus.labels)),
         utterances=tuple(
             replace(utterance, speaker=apart(corpus, utterance.speaker), session=apart(corpus, utterance.session))

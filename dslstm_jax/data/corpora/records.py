@@ -5,7 +5,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class _Folder:
     """An opened folder."""
 
     path: Path
+    name: str
+    """Of the corpus in it."""
     splits: Mapping[str, int]
     """Number of examples of each."""
     labels: tuple[str, ...]
@@ -107,7 +109,8 @@ class _Folder:
 def load(config: CorpusConfig) -> Corpus:
     """All splits of a folder, one after the other; nothing is decoded if the folder has an utterances.jsonl.
 
-    The labels of tensorflow-datasets' own corpora get our names: HAP and happiness become happy.
+    The corpus has the name of what is in the folder. The labels of tensorflow-datasets' own corpora get our names:
+    HAP and happiness become happy.
 
     Args:
       config: `root` is a version folder, which holds dataset_info.json and features.json, or a folder with exactly
@@ -131,7 +134,8 @@ def load(config: CorpusConfig) -> Corpus:
         )
         for position, row in enumerate(_read_rows(folder))
     ]
-    return make_corpus("records", folder.classes, utterances, f"{path} holds no example")
+    corpus = make_corpus("records", folder.classes, utterances, f"{path} holds no example")
+    return replace(corpus, name=folder.name)
 
 
 def find_folder(root: Path) -> Path:
@@ -263,6 +267,7 @@ def _open(path: Path) -> _Folder:
         labels = tuple(_OUR_NAMES.get(name, name) for name in labels)
     return _Folder(
         path=path,
+        name=info.name.removeprefix("dslstm_"),
         splits={name: split.num_examples for name, split in splits.items()},
         labels=labels,
         classes=labels if ours else (*_CLASS_ORDER, *sorted(set(labels) - set(_CLASS_ORDER))),

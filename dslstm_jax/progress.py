@@ -1,0 +1,16 @@
+"""Progress on a terminal; nothing in a log."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def progress_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[], None]]:
+    """Yields what is to be called after each step. A bar on a terminal; nothing in a log."""
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=steps)
+        yield lambda: progress.advance(task)
