@@ -23,43 +23,45 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Totals]]
 SECONDS = (2.5, 4.5)
 """Shortest and longest of the recordings, about RAVDESS's."""
 SPEAKERS = 4
+UTTERANCES = 512
+STEPS = 8
+"""Training steps that are timed."""
+EPOCHS = 5
+"""Epochs of reading that are timed."""
 
 
-def benchmark_data(
-    config: Config, folder: Path, *, utterances: int = 512, repeats: int = 5, steps: int = 4
-) -> Report:
+def benchmark_data(config: Config, folder: Path) -> Report:
     """Times the host's part of training: decode, resample, bucket, batch.
 
     Args:
       config: what is trained; its batch size and padded lengths are used, its corpus is not.
       folder: an empty one, which takes the recordings: noise, in three forms.
-      utterances: how many recordings.
-      repeats: epochs read of each form.
-      steps: training steps taken while reading, and without.
     """
-    step = jax.jit(partial(train_step, config=config, optimizer=make_optimizer(config.training, steps)))
-    loaders = {form: make_loader_of(corpus, config) for form, corpus in write_recordings(folder, utterances).items()}
-    alone, state = _step_alone(loaders["16 kHz WAV"], config, step, steps)
-    rows = [_row(form, loader, step, state, alone, repeats, steps) for form, loader in loaders.items()]
-    size = f"{utterances} recordings of {SECONDS[0]} to {SECONDS[1]} s, batches of {config.training.batch_size}"
+    step = jax.jit(partial(train_step, config=config, optimizer=make_optimizer(config.training, STEPS)))
+    loaders = {form: make_loader_of(corpus, config) for form, corpus in write_recordings(folder).items()}
+    alone, state = _step_alone(loaders["16 kHz WAV"], config, step)
+    rows = [_row(form, loader, step, state, alone) for form, loader in loaders.items()]
+    size = f"{UTTERANCES} recordings of {SECONDS[0]} to {SECONDS[1]} s, batches of {config.training.batch_size}"
     notes = (
-        f"{size}. `reading` is the pipeline alone (median of {repeats} epochs), `step` the training step alone on "
-        f"batches that lie ready (mean of {steps}), `both` the step while the pipeline reads the next batches, "
+        f"{size}. `reading` is the pipeline alone (median of {EPOCHS} epochs), `step` the training step alone on "
+        f"batches that lie ready (mean of {STEPS}), `both` the step while the pipeline reads the next batches, "
         "`waited` the part of it in which no batch was ready; all for one batch.",
     )
     return Report("data", notes, tuple(rows))
 
 
-def write_recordings(folder: Path, utterances: int) -> dict[str, CorpusConfig]:
-    """The same noises as 48 kHz WAV, 16 kHz WAV and ArrayRecord."""
+def write_recordings(folder: Path) -> dict[str, CorpusConfig]:
+    """Noise of the same lengths as 48 kHz WAV, 16 kHz WAV and ArrayRecord."""
+    generator = np.random.default_rng(0)
+    lengths = (generator.uniform(*SECONDS, size=UTTERANCES) * 16_000).astype(int)
     corpora = {}
-    for rate in (48_000, 16_000):
+    for times in (3, 1):
+        rate = times * 16_000
         root = folder / f"{rate}"
         root.mkdir()
-        generator = np.random.default_rng(0)
         lines = ["path,label,speaker"]
-        for number in range(utterances):
-            samples = 0.1 * generator.standard_normal(round(generator.uniform(*SECONDS) * rate), dtype=np.float32)
+        for number, length in enumerate(lengths):
+            samples = 0.1 * generator.standard_normal(times * length, dtype=np.float32)
             soundfile.write(root / f"{number:05}.wav", samples, rate, subtype="PCM_16")
             lines.append(f"{number:05}.wav,{'sad' if number % 2 else 'happy'},{number // 2 % SPEAKERS}")
         (root / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -74,10 +76,10 @@ def make_loader_of(corpus: CorpusConfig, config: Config) -> Loader:
     return make_loader(dataset, range(len(dataset.lengths)), config, config.training.batch_size)
 
 
-def _step_alone(loader: Loader, config: Config, step: Step, steps: int) -> tuple[float, TrainState]:
+def _step_alone(loader: Loader, config: Config, step: Step) -> tuple[float, TrainState]:
     """Seconds of a step when batches lie ready, once its programs are compiled; and a state to go on with."""
-    state = create_state(config, 2, make_optimizer(config.training, steps))
-    batches = list(islice(loader.batches((0, 0)), max(steps, 1)))
+    state = create_state(config, 2, make_optimizer(config.training, STEPS))
+    batches = list(islice(loader.batches((0, 0)), STEPS))
     ready = {batch.waveforms.shape: batch for batch in loader.batches((0, 0))}
     for batch in ready.values():
         jax.block_until_ready(step(state, batch))
@@ -87,13 +89,13 @@ def _step_alone(loader: Loader, config: Config, step: Step, steps: int) -> tuple
     return (time.perf_counter() - started) / len(batches), state
 
 
-def _row(form: str, loader: Loader, step: Step, state: TrainState, alone: float, repeats: int, steps: int) -> Row:
+def _row(form: str, loader: Loader, step: Step, state: TrainState, alone: float) -> Row:
     def read() -> None:
         for _ in loader.batches((0, 0), place=lambda batch: batch):
             pass
 
-    reading = clock(read, repeats)
-    both, waited = _step_while_reading(islice(loader.batches((0, 0)), steps), step, state)
+    reading = clock(read, EPOCHS)
+    both, waited = _step_while_reading(islice(loader.batches((0, 0)), STEPS + 1), step, state)
     return {
         "recordings": form,
         "utterances/s": len(loader.members) / reading.median,
@@ -115,12 +117,10 @@ def _step_while_reading(batches: Iterable[Batch], step: Step, state: TrainState)
     iterator = iter(batches)
     state, _ = jax.block_until_ready(step(state, next(iterator)))
     waited, count, started = 0.0, 0, time.perf_counter()
-    while True:
-        asked = time.perf_counter()
-        batch = next(iterator, None)
+    asked = started
+    for batch in iterator:
         waited += time.perf_counter() - asked
-        if batch is None:
-            break
         state, _ = jax.block_until_ready(step(state, batch))
+        asked = time.perf_counter()
         count += 1
-    return (time.perf_counter() - started) / count, waited / count
+    return (asked - started) / count, waited / count
