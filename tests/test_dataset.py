@@ -1,9 +1,16 @@
 """A dataset: bad recordings are all named before anything else happens, and left out only if that was asked for."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import tiny_config, write_tones
+from trees import write_tone
 
 from dslstm_jax.config import DataConfig
 from dslstm_jax.data import dataset as module
@@ -73,3 +80,33 @@ def test_a_mistake_in_the_split_is_told_before_the_recordings_are_read(root, mon
     config = tiny_config(root)
     with pytest.raises(CorpusError, match=r"--split\.fold 7"):
         make_dataset(load_corpus(config.corpus), replace(config, split=replace(config.split, fold=7)))
+
+
+@pytest.mark.slow
+def test_a_hundred_hours_need_little_time_and_memory(tmp_path, capsys):
+    recordings = [
+        write_tone(tmp_path / f"recording{number}.wav", seconds=seconds)
+        for number, seconds in enumerate(np.linspace(4, 8, 50))
+    ]
+    rows = ["path,label,speaker"]
+    for number in range(60_000):  # links to the same files: to us, recordings of their own
+        folder = tmp_path / f"{number // 2000}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.wav").hardlink_to(recordings[number % 50])
+        rows.append(f"{folder.name}/{number}.wav,{('sad', 'happy')[number % 2]},{number % 300 // 2}")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(rows) + "\n")
+    command = [sys.executable, str(Path(__file__).parent / "hundred_hours.py"), str(manifest)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def run(what):
+        done = subprocess.run([*command, what], env=environment, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    first, again = run("start"), run("epoch")
+    with capsys.disabled():
+        print(f"\n100 hours, first start {first['start_seconds']:.1f} s; with the index: {again}")
+    assert again["hours"] > 99
+    assert again["utterances"] == 60_000
+    assert again["start_seconds"] < 30
+    assert max(first["gigabytes"], again["gigabytes"]) < 2
