@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     FREQUENCY_MASKS = 4
     TIME_MASKS = 5
     MIXUP = 6
+    DROPOUT = 7
 
 
 NOISE_BLOCK = 4096

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm
+from dslstm_jax.recurrence.batch_norm import Statistics
 from dslstm_jax.recurrence.ds_lstm import DSLSTMStatistics, DSLSTMWeights, ds_lstm
 from dslstm_jax.recurrence.lstm import LSTMWeights, lstm
 
@@ -50,19 +50,13 @@ class RunningStatistics:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization of the last axis over all others, padded rows left out."""
+    """Owns scale, shift and running statistics of a batch normalization."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B *N F"], valid: Bool[Array, " B"], *, train: bool) -> Float[Array, "B *N F"]:
-        features = x.shape[-1]
+    def __call__(self, features: int) -> tuple[Float[Array, " F"], Float[Array, " F"], RunningStatistics]:
         scale = self.param("scale", nn.initializers.ones, (features,))
         shift = self.param("shift", nn.initializers.zeros, (features,))
-        running = RunningStatistics(self, "running", (features,))
-        rows = valid.reshape(valid.shape + (1,) * (x.ndim - 1))
-        axes = tuple(range(x.ndim - 1))
-        outputs, new = batch_norm(x, rows, scale, shift, running.value, axes=axes, train=train)
-        running.update(new)
-        return outputs
+        return scale, shift, RunningStatistics(self, "running", (features,))
 
 
 class LSTMLayer(nn.Module):
@@ -86,6 +80,8 @@ class DSLSTMLayer(nn.Module):
     """One layer of `ds_lstm`."""
 
     hidden: int
+    axis_name: str | None = None
+    """The devices over which the batch's statistics are taken."""
 
     @nn.compact
     def __call__(
@@ -110,7 +106,9 @@ class DSLSTMLayer(nn.Module):
         gate_statistics = RunningStatistics(self, "gate", (steps, 4 * size))
         output_statistics = RunningStatistics(self, "output", (size,))
         statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
-        outputs, _, statistics = ds_lstm(weights, x, y, mask, statistics=statistics, train=train)
+        outputs, _, statistics = ds_lstm(
+            weights, x, y, mask, statistics=statistics, train=train, axis_name=self.axis_name
+        )
         gate_statistics.update(statistics.gates)
         output_statistics.update(statistics.output)
         return outputs

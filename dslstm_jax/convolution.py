@@ -1,0 +1,342 @@
+"""The CNN's block as a plain function: convolution, batch norm, ReLU and 2 x 2 max-pool (Wang et al. 2020, figure 2).
+
+On a CPU these blocks are most of a training step, and most of that went into activations of full resolution that were
+written and read again. Here as little as possible happens at full resolution, and the numbers stay the same:
+
+* The factor of the batch norm comes before the pool, shift and ReLU after it: a quarter of the work, and all the same
+  since these are monotone. Under a negative scale the pool finds the minimum of the convolution, as it must.
+* Over one channel (the spectrogram) the taps of the kernel, the maximum over a pooling window, shift and ReLU are one
+  elementwise expression, which compilers fuse: nothing of full resolution is stored. The batch statistics follow from
+  mean and covariance of the patches under the kernel.
+* Over many channels a CPU convolves by matrix products, one for each row of the batch.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, UInt8
+
+from dslstm_jax.recurrence.batch_norm import (
+    EPSILON,
+    Moments,
+    Statistics,
+    masked_moments,
+    sum_over_devices,
+    update_running,
+)
+
+PHASES = ((0, 0), (1, 0), (0, 1), (1, 1))
+"""Positions (time, frequency) in a pooling window. Of equal values the first one gets the gradient; the order is that
+of PyTorch, where images are [frequency, time]."""
+CLOSED = len(PHASES)
+"""Stands for a window whose ReLU lets nothing through."""
+
+
+def block_size(size: int, kernel: int) -> int:
+    """Positions that a block leaves of `size` along one axis; less than 1 where that is too small for the kernel."""
+    return (size + 2 * ((kernel - 1) // 2) - kernel + 1) // 2
+
+
+def _edges(kernel: Sequence[int]) -> list[tuple[int, int]]:
+    """PyTorch's padding of each axis: floor((k - 1) / 2) on both sides."""
+    return [((size - 1) // 2, (size - 1) // 2) for size in kernel]
+
+
+def _pad(x: Float[Array, "B T F *C"], edges: Sequence[tuple[int, int]]) -> Float[Array, "B T+ F+ *C"]:
+    return jnp.pad(x, [(0, 0), *edges, *[(0, 0)] * (x.ndim - 3)])
+
+
+def _taps(padded: Float[Array, "B T+ F+ *C"], kernel: Sequence[int]) -> list[Float[Array, "B U G *C"]]:
+    """What lies under each tap of the kernel, at all its positions."""
+    time, frequency = (size - taps + 1 for size, taps in zip(padded.shape[1:3], kernel, strict=True))
+    return [padded[:, t : t + time, f : f + frequency] for t, f in product(range(kernel[0]), range(kernel[1]))]
+
+
+def _phases(x: Float[Array, "B U G *D"]) -> list[Float[Array, "B U//2 G//2 *D"]]:
+    """The values at each place of the pooling windows; an odd last row or column is in none of them."""
+    time, frequency = (size // 2 * 2 for size in x.shape[1:3])
+    return [x[:, t:time:2, f:frequency:2] for t, f in PHASES]
+
+
+def _row_by_row(function: Callable[..., Any], *arrays: Array) -> Any:
+    """The function over the first axis of all arrays. A CPU takes one row after the other: what is made on the way
+    then stays in its cache, where fresh memory would cost more than the arithmetic."""
+    return lax.platform_dependent(
+        *arrays, cpu=lambda *rows: lax.map(lambda row: function(*row), rows), default=jax.vmap(function)
+    )
+
+
+# The pool
+
+
+def _first_maximum(
+    phases: list[Float[Array, "B U G D"]], shift: Float[Array, " D"], valid: Bool[Array, " B"]
+) -> tuple[Float[Array, "B U G D"], UInt8[Array, "B U G D"]]:
+    """ReLU(maximum + shift), and the first phase that has the maximum, or CLOSED; padded rows are 0 and closed."""
+    largest, first = phases[0], jnp.zeros(phases[0].shape, jnp.uint8)
+    for index, phase in enumerate(phases[1:], start=1):
+        first = jnp.where(phase > largest, jnp.uint8(index), first)
+        largest = jnp.maximum(largest, phase)
+    shifted = jnp.where(valid[:, None, None, None], largest + shift, 0)
+    return jax.nn.relu(shifted), jnp.where(shifted > 0, first, jnp.uint8(CLOSED))
+
+
+@jax.custom_vjp
+def _pool(
+    x: Float[Array, "B U G D"], shift: Float[Array, " D"], valid: Bool[Array, " B"]
+) -> Float[Array, "B U//2 G//2 D"]:
+    """ReLU(max-pool(x) + shift) in valid rows, 0 in the others."""
+    outputs: Float[Array, "B U//2 G//2 D"] = _pool_forward(x, shift, valid)[0]
+    return outputs
+
+
+def _pool_forward(x: Float[Array, "B U G D"], shift: Float[Array, " D"], valid: Bool[Array, " B"]) -> tuple[Any, Any]:
+    outputs, first = _first_maximum(_phases(x), shift, valid)
+    return outputs, (first, x)
+
+
+def _pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//2 D"]) -> tuple[Any, ...]:
+    first, x = saved
+    rows, time, frequency, channels = first.shape
+    windows = np.zeros((2, 1, 2, 1), np.uint8)
+    for phase, (t, f) in enumerate(PHASES):
+        windows[t, 0, f] = phase
+    chosen = first[:, :, None, :, None] == windows
+    of_even = jnp.where(chosen, of_outputs[:, :, None, :, None], 0).reshape(rows, 2 * time, 2 * frequency, channels)
+    of_x = jnp.pad(of_even, [(0, size - even) for size, even in zip(x.shape, of_even.shape, strict=True)])
+    return of_x, jnp.where(first < CLOSED, of_outputs, 0).sum((0, 1, 2)), None
+
+
+_pool.defvjp(_pool_forward, _pool_backward)
+
+
+# The first layer: one channel. A patch is written as its first tap and the differences of the others from it: most of
+# a patch is common to its taps, and the rounding errors of that must not drown what the other taps add, for it may be
+# all that a kernel sees.
+
+
+def _differences(padded: Float[Array, "B T+ F+"], kernel: Sequence[int]) -> list[Float[Array, "B U G"]]:
+    """The patches under the kernel at all its positions: the first tap, and the others less the first."""
+    first, *others = _taps(padded, kernel)
+    return [first, *(other - first for other in others)]
+
+
+def _kernel_of_differences(kernel: Float[Array, "t f D"]) -> Float[Array, "t f D"]:
+    """Gives from `_differences` what the kernel gives from the taps."""
+    return kernel.at[0, 0].set(kernel.sum((0, 1)))
+
+
+@jax.custom_vjp
+def _convolve_and_pool(
+    padded: Float[Array, "B T+ F+"],
+    kernel: Float[Array, "t f D"],
+    shift: Float[Array, " D"],
+    valid: Bool[Array, " B"],
+) -> Float[Array, "B U//2 G//2 D"]:
+    """ReLU(max-pool(convolution(padded)) + shift) in valid rows, 0 in the others; by a kernel of differences.
+
+    The gradient is written by hand, for all that it needs of the convolution is the phase of each maximum, a byte.
+    """
+    outputs: Float[Array, "B U//2 G//2 D"] = _convolve_and_pool_forward(padded, kernel, shift, valid)[0]
+    return outputs
+
+
+def _convolve_and_pool_forward(
+    padded: Float[Array, "B T+ F+"],
+    kernel: Float[Array, "t f D"],
+    shift: Float[Array, " D"],
+    valid: Bool[Array, " B"],
+) -> tuple[Any, Any]:
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    patches = [_phases(values) for values in _differences(padded, kernel.shape[:2])]
+    phases = [
+        reduce(operator.add, (values[..., None] * weight for values, weight in zip(phase, weights, strict=True)))
+        for phase in zip(*patches, strict=True)
+    ]
+    outputs, first = _first_maximum(phases, shift, valid)
+    return outputs, (padded, kernel, first)
+
+
+def _convolve_and_pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//2 D"]) -> tuple[Any, ...]:
+    padded, kernel, first = saved
+    *sizes, channels = kernel.shape
+
+    def patches(row: Float[Array, "T+ F+"]) -> Float[Array, "K 4*P"]:
+        values = jnp.stack([jnp.stack(_phases(values)) for values in _differences(row[None], sizes)])
+        return values.reshape(values.shape[0], -1)
+
+    def spread(first: UInt8[Array, "U//2 G//2 D"], of_row: Float[Array, "U//2 G//2 D"]) -> Float[Array, "4*P D"]:
+        """The gradient of the convolution, at the places of the patches."""
+        chosen = first.reshape(-1, channels) == jnp.arange(len(PHASES), dtype=jnp.uint8)[:, None, None]
+        return jnp.where(chosen, of_row.reshape(-1, channels), 0).reshape(-1, channels)
+
+    def of_weights(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "K+1 D"]:
+        """The gradients of the kernel and, by a patch of ones, of the shift."""
+        values = patches(row)
+        return jnp.concatenate([values, jnp.ones_like(values[:1])]) @ spread(first, of_row)
+
+    def of_inputs(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "T+ F+"]:
+        of_patches = kernel.reshape(-1, channels) @ spread(first, of_row).T
+        return jax.linear_transpose(patches, row)(of_patches)[0]
+
+    gradients = _row_by_row(of_weights, padded, first, of_outputs).sum(0)
+    # A loop of its own, which the compiler drops where nobody asks for the gradient of the spectrogram.
+    of_padded = _row_by_row(of_inputs, padded, first, of_outputs)
+    return of_padded, gradients[:-1].reshape(kernel.shape), gradients[-1], None
+
+
+_convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backward)
+
+
+def _convolution_moments(
+    padded: Float[Array, "B T+ F+"], kernel: Float[Array, "t f D"], valid: Bool[Array, " B"], axis_name: str | None
+) -> Moments:
+    """Moments of the convolution by a kernel of differences over the valid rows, from the moments of the patches.
+
+    The other rows must be 0. Types shorter than float32 are widened to it.
+    """
+    wide = jnp.promote_types(padded.dtype, jnp.float32)
+    padded, weights = padded.astype(wide), kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+
+    def products(row: Float[Array, "T+ F+"]) -> Float[Array, "K+1 K+1"]:
+        patches = _differences(row[None], kernel.shape[:2])
+        values = jnp.stack([*patches, jnp.ones_like(patches[0])]).reshape(len(patches) + 1, -1)
+        return jnp.dot(values, values.T, precision="highest")
+
+    positions = np.prod([size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True)])
+    size = jnp.sum(valid, dtype=wide) * positions
+    sums, size = sum_over_devices((_row_by_row(products, padded).sum(0), size), axis_name)
+    divisor = jnp.maximum(size, 1)
+    patch_mean = sums[:-1, -1] / divisor
+    covariance = sums[:-1, :-1] / divisor - patch_mean[:, None] * patch_mean
+    mean = jnp.dot(patch_mean, weights, precision="highest")
+    variance = jnp.sum(weights * jnp.dot(covariance, weights, precision="highest"), axis=0)
+    return Moments(Statistics(mean, jnp.maximum(variance, 0)), size[None])
+
+
+# Further layers: many channels
+
+
+def _convolve_plainly(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"]) -> Float[Array, "B U G D"]:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), _edges(kernel.shape[:2]), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _convolve_by_products(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"]) -> Float[Array, "B U G D"]:
+    """Of each row one product of all positions with all taps, whose parts are shifted into place and added."""
+    *sizes, channels, to_channels = kernel.shape
+    matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+
+    def of_row(row: Float[Array, "T F C"]) -> Float[Array, "U G D"]:
+        products = (row.reshape(-1, channels) @ matrix).reshape(1, *row.shape[:2], -1, to_channels)
+        taps = _taps(_pad(products, _edges(sizes)), sizes)
+        return reduce(operator.add, (tap[0, :, :, place] for place, tap in enumerate(taps)))
+
+    return lax.map(of_row, x)
+
+
+@jax.custom_vjp
+def _convolve(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"]) -> Float[Array, "B U G D"]:
+    """The convolution; what is written by hand is faster on a CPU than the compiler's own convolutions."""
+    outputs: Float[Array, "B U G D"] = lax.platform_dependent(
+        x, kernel, cpu=_convolve_by_products, default=_convolve_plainly
+    )
+    return outputs
+
+
+def _convolve_forward(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"]) -> tuple[Any, Any]:
+    return _convolve(x, kernel), (x, kernel)
+
+
+def _convolve_backward(saved: Any, of_outputs: Float[Array, "B U G D"]) -> tuple[Any, ...]:
+    x, kernel = saved
+    *sizes, channels, to_channels = kernel.shape
+
+    def of_row(row: Float[Array, "T F C"], of_output: Float[Array, "U G D"]) -> Float[Array, "C K*D"]:
+        """The product of the row and the gradient, which is shifted back under each tap."""
+        padded = _pad(
+            of_output[None],
+            [(size - 1 - edge, size - 1 - edge) for size, (edge, _) in zip(sizes, _edges(sizes), strict=True)],
+        )
+        shifted = jnp.stack(_taps(padded, sizes)[::-1], axis=-2)
+        return row.reshape(-1, channels).T @ shifted.reshape(row.shape[0] * row.shape[1], -1)
+
+    def of_kernel_by_products(x: Float[Array, "B T F C"], of_outputs: Any) -> Float[Array, "t f C D"]:
+        of_rows = lax.map(lambda row: of_row(*row), (x, of_outputs))
+        return of_rows.sum(0).reshape(channels, *sizes, to_channels).transpose(1, 2, 0, 3)
+
+    def of_kernel_plainly(x: Float[Array, "B T F C"], of_outputs: Any) -> Float[Array, "t f C D"]:
+        return jax.linear_transpose(lambda kernel: _convolve_plainly(x, kernel), kernel)(of_outputs)[0]
+
+    (of_x,) = jax.linear_transpose(lambda x: _convolve_plainly(x, kernel), x)(of_outputs)
+    of_kernel = lax.platform_dependent(x, of_outputs, cpu=of_kernel_by_products, default=of_kernel_plainly)
+    return of_x, of_kernel
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def convolution_block(
+    x: Float[Array, "B T F C"],
+    valid: Bool[Array, " B"],
+    kernel: Float[Array, "t f C D"],
+    bias: Float[Array, " D"],
+    scale: Float[Array, " D"],
+    shift: Float[Array, " D"],
+    running: Statistics,
+    *,
+    train: bool,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, "B U G D"], Statistics]:
+    """Convolution with bias, batch norm, ReLU, 2 x 2 max-pool.
+
+    Args:
+      x: spectrograms in decibels, or what a block made of them.
+      valid: False at rows that are padding. These may hold anything, NaN too, and count in no statistic and no
+        gradient.
+      kernel: of the convolution, whose stride is 1; zeros surround x, floor((k - 1) / 2) on each side.
+      bias: of the convolution. In training the batch norm takes it out again, and its gradient is exactly 0.
+      scale: of the batch norm.
+      shift: of the batch norm.
+      running: statistics of the convolution before this batch.
+      train: normalize by the batch's statistics (over all positions, those too that the pool leaves out) and update
+        the running ones.
+      axis_name: the mapped axis of the devices among which the batch's rows are divided.
+
+    Returns:
+      The outputs, U = `block_size(T, t)` and G = `block_size(F, f)`, 0 in rows that are padding; and the running
+      statistics after this batch.
+    """
+    rows = valid[:, None, None, None]
+    x = jnp.where(rows, x, 0)
+    one_channel, level = x.shape[-1] == 1, jnp.zeros((), x.dtype)
+    if one_channel:
+        padded, weights = _pad(x[..., 0], _edges(kernel.shape[:2])), _kernel_of_differences(kernel[:, :, 0])
+        if train:
+            # Decibels are far from 0. Their level cancels out, but its rounding errors would not.
+            level = lax.stop_gradient(masked_moments(x, rows, (0, 1, 2), axis_name).statistics.mean[0])
+            padded = jnp.where(valid[:, None, None], padded - level, 0)
+            batch = _convolution_moments(padded, weights, valid, axis_name)
+    else:
+        convolved = _convolve(x, kernel)
+        if train:
+            batch = masked_moments(convolved, rows, (0, 1, 2), axis_name)
+    taken_out = bias + level * kernel.sum((0, 1, 2))
+    if train:
+        (mean, variance), size = batch
+        running = update_running(running, Moments(Statistics(mean + taken_out, variance), size))
+    else:
+        mean, variance = running.mean - taken_out, running.variance
+    factor = scale * lax.rsqrt(variance + EPSILON)
+    factor, shift = factor.astype(x.dtype), (shift - mean * factor).astype(x.dtype)
+    if one_channel:
+        return _convolve_and_pool(padded, weights * factor, shift, valid), running
+    return _pool(convolved * factor, shift, valid), running

@@ -1,0 +1,225 @@
+"""The CNN's block equals its plain formulation, in values and gradients, on one device or two."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from recurrence_checks import check_values_and_gradients, largest_difference
+
+from dslstm_jax import convolution
+from dslstm_jax.convolution import block_size, convolution_block
+from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm
+
+ROWS, CHANNELS = 4, 5
+VALID = jnp.array([True, False, True, True])
+
+
+def plain_block(x, valid, kernel, bias, scale, shift, running, *, train):
+    """As PyTorch says it: Conv2d, BatchNorm2d, ReLU, MaxPool2d; a window's gradient goes to its first maximum."""
+    padding = [((size - 1) // 2,) * 2 for size in kernel.shape[:2]]
+    z = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+    z, running = batch_norm(z, valid[:, None, None, None], scale, shift, running, axes=(0, 1, 2), train=train)
+    time, frequency = z.shape[1] // 2, z.shape[2] // 2
+    windows = jax.nn.relu(z)[:, : 2 * time, : 2 * frequency].reshape(len(z), time, 2, frequency, 2, -1)
+    windows = windows.transpose(0, 1, 3, 5, 4, 2).reshape(len(z), time, frequency, -1, 4)  # frequency before time
+    pooled = jnp.take_along_axis(windows, windows.argmax(-1)[..., None], axis=-1)[..., 0]
+    return jnp.where(valid[:, None, None, None], pooled, 0), running
+
+
+def example(seed, time, frequency, from_channels, kernel):
+    """A block's arguments; scales of both signs and one of 0. Spectrograms are far from 0 and hold long silences."""
+    generator = np.random.default_rng(seed)
+    x, level = generator.normal(size=(ROWS, time, frequency, from_channels)), 1
+    if from_channels == 1:
+        x, level = np.maximum(20 * x - 60, -60), 100
+    draw = {
+        "x": x,
+        "kernel": generator.normal(size=(*kernel, from_channels, CHANNELS)),
+        "bias": generator.normal(size=CHANNELS),
+        "scale": np.array([1.0, -0.7, 0.0, 0.3, -2.0]),
+        "shift": generator.normal(size=CHANNELS),
+        "running_mean": level * generator.normal(size=CHANNELS),
+        "running_variance": level * generator.uniform(1, 2, size=CHANNELS),
+    }
+    return {name: jnp.asarray(value, float) for name, value in draw.items()}
+
+
+def apply(block, tree, valid=VALID, **options):
+    weights = (tree[name] for name in ("kernel", "bias", "scale", "shift"))
+    running = Statistics(tree["running_mean"], tree["running_variance"])
+    return block(tree["x"], valid, *weights, running, **options)
+
+
+@pytest.fixture(params=["cpu", "elsewhere"])
+def machine(request, monkeypatch):
+    """What a CPU computes, and what other machines do."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(convolution.lax, "platform_dependent", lambda *args, cpu, default: default(*args))  # noqa: ARG005
+
+
+SIZES = [(13, 10, 1, (2, 4)), (12, 11, 1, (4, 2)), (8, 9, 1, (1, 1)), (9, 13, 3, (2, 4)), (10, 10, 2, (3, 3))]
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_equals_the_plain_block_in_float64(size, train):
+    with jax.enable_x64(True):
+        check_values_and_gradients(
+            lambda tree: apply(convolution_block, tree, train=train),
+            lambda tree: apply(plain_block, tree, train=train),
+            example(0, *size),
+            tolerance=1e-9,
+        )
+
+
+def values_and_gradients(block, **options):
+    """Values, running statistics, and the gradients of a sum of waves of the outputs."""
+
+    def loss(tree):
+        outputs, running = apply(block, tree, **options)
+        return jnp.sum(jnp.sin(5 * outputs)), (outputs, running)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def test_float32_loses_nothing_to_the_level_of_decibels_or_to_what_neighbors_have_in_common():
+    """Three of the kernels take differences of a spectrogram that varies slowly and lies far from 0."""
+    generator = np.random.default_rng(1)
+    tree = example(1, 60, 40, 1, (2, 4))
+    slow = 30 * np.sin(np.arange(60)[:, None] / 9 + np.arange(40) / 7 + np.arange(ROWS)[:, None, None])
+    tree["x"] = jnp.asarray(slow + generator.normal(size=slow.shape) - 70, float)[..., None]
+    differences = tree["kernel"] - tree["kernel"].mean((0, 1, 2))
+    tree["kernel"] = jnp.where(jnp.arange(CHANNELS) < 3, differences, tree["kernel"])
+    (_, (values, running)), gradients = values_and_gradients(convolution_block, train=True)(tree)
+    with jax.enable_x64(True):
+        tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+        (_, expected), expected_gradients = values_and_gradients(plain_block, train=True)(tree)
+
+    def error(found, expected):
+        found, expected = np.asarray(found, np.float64), np.asarray(expected)
+        return np.linalg.norm(found - expected) / (np.linalg.norm(expected) + 1e-9)
+
+    del gradients["bias"]
+    errors = jax.tree.map(error, (values, running), expected)
+    errors_of_gradients = {name: error(leaf, expected_gradients[name]) for name, leaf in gradients.items()}
+    print("relative errors:", errors, errors_of_gradients)
+    assert max(jax.tree.leaves(errors)) <= 1e-6
+    assert max(errors_of_gradients.values()) <= 6e-6
+
+
+def test_in_training_the_bias_moves_nothing_but_the_running_mean():
+    tree = example(2, 9, 8, 1, (2, 4))
+    (_, (outputs, running)), gradients = values_and_gradients(convolution_block, train=True)(tree)
+    moved, moved_running = apply(convolution_block, {**tree, "bias": tree["bias"] + 7}, train=True)
+    assert not gradients["bias"].any()
+    np.testing.assert_allclose(moved, outputs, atol=1e-5)
+    np.testing.assert_allclose(moved_running.mean, running.mean + 0.1 * 7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("from_channels", [1, 3])
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_padded_rows_have_no_influence(from_channels, train):
+    """NaN in them, and NaN that comes back from above, change neither values nor statistics nor gradients."""
+    tree = example(3, 9, 8, from_channels, (2, 4))
+    rows = VALID[:, None, None, None]
+
+    def gradients(tree, valid, of_padding):
+        (outputs, running), pull = jax.vjp(lambda tree: apply(convolution_block, tree, valid, train=train), tree)
+        of_outputs = jnp.where(valid[:, None, None, None], jnp.cos(outputs), of_padding)
+        return outputs, running, pull((of_outputs, running))[0]
+
+    spoiled = {**tree, "x": jnp.where(rows, tree["x"], jnp.nan)}
+    outputs, running, found = gradients(spoiled, VALID, jnp.nan)
+    jax.tree.map(np.testing.assert_array_equal, (outputs, running, found), gradients(tree, VALID, 0.0))
+    assert not outputs[~VALID].any()
+    assert not found["x"][~VALID].any()
+    alone = gradients({**tree, "x": tree["x"][VALID]}, jnp.ones(3, bool), 0.0)
+    np.testing.assert_allclose(outputs[VALID], alone[0], rtol=1e-5, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), running, alone[1])
+    found["x"] = found["x"][VALID]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, alone[2])
+
+
+@pytest.mark.parametrize("from_channels", [1, 3])
+def test_a_batch_of_padding_changes_nothing(from_channels):
+    tree = example(4, 9, 8, from_channels, (4, 2))
+    found = values_and_gradients(convolution_block, valid=jnp.zeros(ROWS, bool), train=True)(tree)
+    (_, (outputs, running)), gradients = found
+    assert not outputs.any()
+    np.testing.assert_array_equal(running.mean, tree["running_mean"])
+    np.testing.assert_array_equal(running.variance, tree["running_variance"])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(("from_channels", "valid"), [(1, [1, 0, 1, 1]), (3, [1, 0, 1, 1]), (1, [1, 1, 0, 0])])
+def test_two_devices_equal_one(from_channels, valid):
+    """Each has half of the rows, and in the last case the second has none; the gradients of the weights add up."""
+    valid = jnp.array(valid, bool)
+    with jax.enable_x64(True):
+        tree = example(5, 9, 8, from_channels, (2, 4))
+        (_, expected), gradients = values_and_gradients(convolution_block, valid=valid, train=True)(tree)
+
+        def on_each(x, valid, weights):
+            (_, found), of = values_and_gradients(convolution_block, valid=valid, train=True, axis_name="data")(
+                {**weights, "x": x}
+            )
+            of_x = of.pop("x")
+            return found, of_x, lax.psum(of, "data")
+
+        weights = {name: leaf for name, leaf in tree.items() if name != "x"}
+        split, whole = PartitionSpec("data"), PartitionSpec()
+        mapped = jax.shard_map(
+            on_each,
+            mesh=Mesh(jax.devices()[:2], "data"),
+            in_specs=(split, split, whole),
+            out_specs=((split, whole), split, whole),
+            check_vma=False,
+        )
+        found, of_x, of_weights = jax.jit(mapped)(tree["x"], valid, weights)
+        difference = largest_difference((found, {**of_weights, "x": of_x}), (expected, gradients))
+    print(f"two devices differ from one by {difference:.1e}")
+    assert difference <= 1e-9
+
+
+@pytest.mark.parametrize("from_channels", [1, 3])
+def test_several_models_at_once_equal_one_after_the_other(from_channels):
+    tree = example(6, 9, 8, from_channels, (2, 4))
+    x = tree.pop("x")
+    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, leaf + 1]), tree)
+
+    def run(model):
+        return values_and_gradients(convolution_block, train=True)({**model, "x": x})
+
+    found = jax.jit(jax.vmap(run))(models)
+    one_by_one = [run(jax.tree.map(lambda leaf, index=index: leaf[index], models)) for index in range(3)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), found, expected)
+
+
+def test_the_shorter_float_stays_what_it_is():
+    """But for the statistics, which are those of float32."""
+    tree = example(7, 9, 8, 1, (2, 4))
+    (_, (expected, expected_running)), _ = values_and_gradients(convolution_block, train=True)(tree)
+    short = {name: leaf if "running" in name else leaf.astype(jnp.bfloat16) for name, leaf in tree.items()}
+    (_, (found, running)), gradients = values_and_gradients(convolution_block, train=True)(short)
+    assert found.dtype == gradients["x"].dtype == gradients["kernel"].dtype == jnp.bfloat16
+    assert running.variance.dtype == jnp.float32
+    np.testing.assert_allclose(running.variance, expected_running.variance, rtol=0.01)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.1 * float(expected.max()))
+
+
+@pytest.mark.parametrize(("size", "taps"), [(10, 1), (10, 2), (11, 2), (10, 3), (10, 4), (11, 4), (4, 4), (5, 4)])
+def test_block_size_is_the_size_of_the_outputs(size, taps):
+    tree = example(8, 6, size, 1, (2, taps))
+    shape = jax.eval_shape(lambda tree: apply(plain_block, tree, train=False)[0], tree).shape
+    assert shape[2] == block_size(size, taps) > 0
+
+
+def test_block_size_of_what_is_too_small():
+    assert [block_size(size, 4) for size in (1, 2, 3)] == [0, 0, 1]
+    assert [block_size(size, 2) for size in (1, 2, 3)] == [0, 0, 1]
