@@ -117,20 +117,15 @@ def _pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//2 D"]) -> tup
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
-# The first layer: one channel. A patch is written as its first tap and the differences of the others from it: most of
-# a patch is common to its taps, and the rounding errors of that must not drown what the other taps add, for it may be
-# all that a kernel sees.
+# The first layer: one channel
 
 
-def _differences(padded: Float[Array, "B T+ F+"], kernel: Sequence[int]) -> list[Float[Array, "B U G"]]:
-    """The patches under the kernel at all its positions: the first tap, and the others less the first."""
-    first, *others = _taps(padded, kernel)
-    return [first, *(other - first for other in others)]
-
-
-def _kernel_of_differences(kernel: Float[Array, "t f D"]) -> Float[Array, "t f D"]:
-    """Gives from `_differences` what the kernel gives from the taps."""
-    return kernel.at[0, 0].set(kernel.sum((0, 1)))
+def _patches(row: Float[Array, "T+ F+"], kernel: Sequence[int]) -> Float[Array, "K U G"]:
+    """What lies under each tap of the kernel, at all its positions on one row of the batch."""
+    shape = tuple(size - taps + 1 for size, taps in zip(row.shape, kernel, strict=True))
+    places = np.array(list(product(range(kernel[0]), range(kernel[1]))))
+    patches: Float[Array, "K U G"] = jax.vmap(lambda place: lax.dynamic_slice(row, place, shape))(places)
+    return patches
 
 
 @jax.custom_vjp
@@ -140,7 +135,7 @@ def _convolve_and_pool(
     shift: Float[Array, " D"],
     valid: Bool[Array, " B"],
 ) -> Float[Array, "B U//2 G//2 D"]:
-    """ReLU(max-pool(convolution(padded)) + shift) in valid rows, 0 in the others; by a kernel of differences.
+    """ReLU(max-pool(convolution(padded)) + shift) in valid rows, 0 in the others.
 
     The gradient is written by hand, for all that it needs of the convolution is the phase of each maximum, a byte.
     """
@@ -155,10 +150,10 @@ def _convolve_and_pool_forward(
     valid: Bool[Array, " B"],
 ) -> tuple[Any, Any]:
     weights = kernel.reshape(-1, kernel.shape[-1])
-    patches = [_phases(values) for values in _differences(padded, kernel.shape[:2])]
+    taps = [_phases(tap) for tap in _taps(padded, kernel.shape[:2])]
     phases = [
-        reduce(operator.add, (values[..., None] * weight for values, weight in zip(phase, weights, strict=True)))
-        for phase in zip(*patches, strict=True)
+        reduce(operator.add, (tap[..., None] * weight for tap, weight in zip(phase, weights, strict=True)))
+        for phase in zip(*taps, strict=True)
     ]
     outputs, first = _first_maximum(phases, shift, valid)
     return outputs, (padded, kernel, first)
@@ -168,23 +163,24 @@ def _convolve_and_pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//
     padded, kernel, first = saved
     *sizes, channels = kernel.shape
 
-    def patches(row: Float[Array, "T+ F+"]) -> Float[Array, "K 4*P"]:
-        values = jnp.stack([jnp.stack(_phases(values)) for values in _differences(row[None], sizes)])
-        return values.reshape(values.shape[0], -1)
+    def under_kernel(row: Float[Array, "T+ F+"]) -> Float[Array, "K 4*P"]:
+        """The patches in the order of `spread`."""
+        phases = jnp.stack(_phases(_patches(row, sizes)), axis=1)
+        return phases.reshape(phases.shape[0], -1)
 
     def spread(first: UInt8[Array, "U//2 G//2 D"], of_row: Float[Array, "U//2 G//2 D"]) -> Float[Array, "4*P D"]:
-        """The gradient of the convolution, at the places of the patches."""
+        """The gradient of the convolution, phase by phase."""
         chosen = first.reshape(-1, channels) == jnp.arange(len(PHASES), dtype=jnp.uint8)[:, None, None]
         return jnp.where(chosen, of_row.reshape(-1, channels), 0).reshape(-1, channels)
 
     def of_weights(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "K+1 D"]:
         """The gradients of the kernel and, by a patch of ones, of the shift."""
-        values = patches(row)
-        return jnp.concatenate([values, jnp.ones_like(values[:1])]) @ spread(first, of_row)
+        patches = under_kernel(row)
+        return jnp.concatenate([patches, jnp.ones_like(patches[:1])]) @ spread(first, of_row)
 
     def of_inputs(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "T+ F+"]:
         of_patches = kernel.reshape(-1, channels) @ spread(first, of_row).T
-        return jax.linear_transpose(patches, row)(of_patches)[0]
+        return jax.linear_transpose(under_kernel, row)(of_patches)[0]
 
     gradients = _row_by_row(of_weights, padded, first, of_outputs).sum(0)
     # A loop of its own, which the compiler drops where nobody asks for the gradient of the spectrogram.
@@ -198,17 +194,21 @@ _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backwar
 def _convolution_moments(
     padded: Float[Array, "B T+ F+"], kernel: Float[Array, "t f D"], valid: Bool[Array, " B"], axis_name: str | None
 ) -> Moments:
-    """Moments of the convolution by a kernel of differences over the valid rows, from the moments of the patches.
+    """Moments of the convolution over the valid rows, from those of the patches under the kernel; other rows are 0.
 
-    The other rows must be 0. Types shorter than float32 are widened to it.
+    A patch is written as its first tap and the differences of the others from it. What varies most is common to all
+    taps, and its rounding errors must not drown the little that is seen by a kernel which takes differences. Types
+    shorter than float32 are widened to it.
     """
     wide = jnp.promote_types(padded.dtype, jnp.float32)
     padded, weights = padded.astype(wide), kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    weights = jnp.concatenate([weights.sum(0, keepdims=True), weights[1:]])
 
     def products(row: Float[Array, "T+ F+"]) -> Float[Array, "K+1 K+1"]:
-        patches = _differences(row[None], kernel.shape[:2])
-        values = jnp.stack([*patches, jnp.ones_like(patches[0])]).reshape(len(patches) + 1, -1)
-        return jnp.dot(values, values.T, precision="highest")
+        patches = _patches(row, kernel.shape[:2])
+        first, others = patches[:1], patches[1:]
+        basis = jnp.concatenate([first, others - first, jnp.ones_like(first)]).reshape(len(patches) + 1, -1)
+        return jnp.dot(basis, basis.T, precision="highest")
 
     positions = np.prod([size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True)])
     size = jnp.sum(valid, dtype=wide) * positions
@@ -319,7 +319,7 @@ def convolution_block(
     x = jnp.where(rows, x, 0)
     one_channel, level = x.shape[-1] == 1, jnp.zeros((), x.dtype)
     if one_channel:
-        padded, weights = _pad(x[..., 0], _edges(kernel.shape[:2])), _kernel_of_differences(kernel[:, :, 0])
+        padded, weights = _pad(x[..., 0], _edges(kernel.shape[:2])), kernel[:, :, 0]
         if train:
             # Decibels are far from 0. Their level cancels out, but its rounding errors would not.
             level = lax.stop_gradient(masked_moments(x, rows, (0, 1, 2), axis_name).statistics.mean[0])
