@@ -198,7 +198,10 @@ def train(arguments: Train) -> int:
     for side, part in folds.items():
         speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
         console.print(f"{side}: {len(part['utterances'])} utterances{speakers}", highlight=False, soft_wrap=True)
-    fit(run, dataset, parallel=parallel, console=console)
+    if not fit(run, dataset, parallel=parallel, console=console):
+        resume = [] if arguments.resume else ["--resume"]
+        console.print("stopped; resume with:", shlex.join(["dslstm", *sys.argv[1:], *resume]), soft_wrap=True)
+        return 0
     result = evaluate(run, dataset, "test", parallel)
     if parallel.leads:
         print(f"run folder: {run.path}")

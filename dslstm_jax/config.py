@@ -197,6 +197,8 @@ class TrainingConfig:
     evaluation_batch_size: int = 32
     """Utterances at once when evaluating; changes speed and memory, never a figure."""
     learning_rate: float = 1e-3
+    checkpoint_every: int = 500
+    """Steps between checkpoints in the middle of an epoch; there is one after each epoch besides."""
     halve_after: tuple[int, ...] = (10, 20, 30)
     """Epochs after which the learning rate is halved."""
     batch_statistics: Literal["synchronized", "local"] = "synchronized"

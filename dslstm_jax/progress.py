@@ -8,9 +8,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after each step. A bar on a terminal; nothing in a log."""
+def progress_bar(console: Console, name: str, steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """Yields what is to be called after each step, of which some are `done` before. A bar on a terminal; nothing in
+    a log."""
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=steps)
+        task = progress.add_task(name, total=steps, completed=done)
         yield lambda: progress.advance(task)

@@ -1,10 +1,12 @@
 """Training: it learns, writes down what it did, and a stopped run ends as one that never was stopped."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -98,6 +100,74 @@ def test_a_killed_process_resumes_to_the_same_end(trained, tones, tmp_path):
     assert_same_end(run, trained)
 
 
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tones, tmp_path, monkeypatch, capsys):
+    config = tiny_config(tones)
+    config = write_config(
+        tmp_path / "tiny.py", replace(config, training=replace(config.training, epochs=2, checkpoint_every=2))
+    )
+    assert main(["train", str(config), "--workdir", str(tmp_path / "whole")]) == 0
+    whole, started = Loader.batches, []
+
+    def interrupted(loader, shuffle=None, **places):
+        started.append((shuffle, places.get("start")))
+        for number, batch in enumerate(whole(loader, shuffle, **places)):
+            if len(started) == 1 and number == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(Loader, "batches", interrupted)
+    arguments = ["train", str(config), "--workdir", str(tmp_path / "run")]
+    assert main(arguments) == 130
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 0
+    assert "resumed after epoch 0 and 2 batches" in capsys.readouterr().out
+    assert started[1] == ((0, 1), 2)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_terminated_process_saves_and_says_how_to_go_on(trained, tones, tmp_path):
+    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "dslstm_jax", "train", str(config), "--workdir", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 0
+    assert f"stopped; resume with: dslstm train {config} --workdir {run} --resume" in rest
+    assert len(records(run)) < 4
+    done = subprocess.run([*command, "--resume"], check=True, stdout=subprocess.PIPE, text=True)
+    assert "resumed after epoch" in done.stdout
+    assert_same_end(run, trained)
+
+
+@pytest.mark.long
+def test_twenty_kills_change_nothing(tones, tmp_path, capsys):
+    config = tiny_config(tones)
+    config = replace(config, training=replace(config.training, epochs=60, checkpoint_every=1))
+    path = write_config(tmp_path / "tiny.py", config)
+    command = [sys.executable, "-m", "dslstm_jax", "train", str(path), "--workdir"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
+    run, generator, inside = tmp_path / "run", np.random.default_rng(0), 0
+    for kill in range(20):
+        resume = ["--resume"] if (run / "config.json").exists() else []
+        process = subprocess.Popen([*command, str(run), *resume], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:  # killed at a random moment after the steps have begun, if the run gets there
+            if line.startswith(("resumed", "epoch", "4 batches")):
+                break
+        time.sleep(generator.uniform(0.5, 8.0))
+        assert process.poll() is None, f"the run ended before kill {kill}"
+        process.kill()
+        process.communicate()
+        inside += any(run.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+    subprocess.run([*command, str(run), "--resume"], check=True, stdout=subprocess.DEVNULL)
+    with capsys.disabled():
+        print(f"\n20 kills, {inside} of them inside a save")
+    assert_same_end(run, tmp_path / "whole")
+
+
 def test_resuming_with_other_settings_is_refused(trained, tones, tmp_path, capsys):
     config = write_config(tmp_path / "tiny.py", tiny_config(tones))
     flags = ["--resume", "--training.batch-size", "8"]
@@ -110,7 +180,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tones, tmp_path, capsys):
     flags = ["--training.learning-rate", "1e30"]
     assert main(["train", str(config), "--workdir", str(tmp_path / "run"), *flags]) == 2
     error = capsys.readouterr().err
-    assert "not finite in epoch" in error
+    assert re.search(r"not finite in batch \d of epoch \d \(\S+\.wav, .* and 1 more\)", error)
     assert "--training.learning-rate" in error
 
 

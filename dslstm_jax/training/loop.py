@@ -10,15 +10,16 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.pipeline import Batch, Loader, make_loader, padding
+from dslstm_jax.data.pipeline import Loader, PlannedBatch, make_loader, padding
 from dslstm_jax.errors import RunError
 from dslstm_jax.progress import progress_bar
-from dslstm_jax.training.checkpoint import Checkpoints
+from dslstm_jax.training.checkpoint import SCORE, Checkpoints, Progress
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Record, Run
-from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer
+from dslstm_jax.training.step import Totals, create_state, make_optimizer
 
 
 def add(totals: Iterable[Totals]) -> Totals:
@@ -60,25 +61,31 @@ def _describe(record: Record, epochs: int) -> str:
     )
 
 
-def train_epoch(
-    state: TrainState,
-    data: Iterable[Batch],
-    step: Callable[[TrainState, Batch], tuple[TrainState, Totals]],
-    done: Callable[[], None],
-    gather: Callable[[Totals], Totals],
-) -> tuple[TrainState, Totals]:
-    """Steps through the batches, calling `done` after each; the new state and the sum of the totals, which `gather`
-    fetches from the devices."""
+class _Sum:
+    """Totals added up one batch behind, so that the device never waits for us."""
 
-    def steps() -> Iterator[Totals]:
-        nonlocal state
-        for batch in data:
-            state, totals = step(state, batch)
-            yield gather(totals)
-            done()
+    def __init__(self, start: Totals | None) -> None:
+        self.totals = start
+        self._waiting: tuple[Totals, Callable[[], str]] | None = None
 
-    totals = add(steps())
-    return state, totals
+    def push(self, totals: Totals, name: Callable[[], str]) -> None:
+        """Takes a batch's totals and what to call the batch, and adds those of the one before."""
+        waiting, self._waiting = self._waiting, (totals, name)
+        self._add(waiting)
+
+    def flush(self) -> Totals | None:
+        """The sum over all batches so far; None if there was none."""
+        waiting, self._waiting = self._waiting, None
+        self._add(waiting)
+        return self.totals
+
+    def _add(self, waiting: tuple[Totals, Callable[[], str]] | None) -> None:
+        if waiting is None:
+            return
+        totals, name = waiting
+        self.totals = _sum(self.totals, totals)
+        if not math.isfinite(self.totals.loss):
+            raise RunError(f"the training loss is not finite in {name()}; lower --training.learning-rate")
 
 
 def _describe_batches(loader: Loader) -> str:
@@ -89,11 +96,11 @@ def _describe_batches(loader: Loader) -> str:
     return f"{size}, padded to {seconds} s ({share:.0%} of the samples are padding)"
 
 
-def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> None:
+def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> bool:
     """Trains to the last epoch, from the newest checkpoint if there is one.
 
-    Each epoch's order depends on the seed and the epoch alone, so that a run that was stopped and resumed ends
-    as one that never was.
+    Each epoch's order depends on the seed and the epoch alone, and all draws on the seed and the step, so that a run
+    that was stopped and resumed ends as one that never was.
 
     Args:
       run: the folder that takes metrics.jsonl, TensorBoard events and checkpoints.
@@ -101,50 +108,77 @@ def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> 
       parallel: the devices; where a run was stopped on others, it goes on with the same figures but for rounding.
       console: where the progress goes.
 
+    Returns:
+      Whether the last epoch was reached. If not, this process was told to end (SIGTERM), and all is saved.
+
     Raises:
-      RunError: the loss is no longer finite, or a checkpoint cannot be restored.
+      RunError: the loss is no longer finite, or a checkpoint cannot be restored or written.
     """
-    config, training = run.config, run.config.training
-    devices = len(parallel.devices)
+    config, training, devices = run.config, run.config.training, len(parallel.devices)
     train = make_loader(dataset, dataset.split.train, config, training.batch_size, devices)
     validation = make_loader(dataset, dataset.split.validation, config, training.evaluation_batch_size, devices)
-    console.print(_describe_batches(train), highlight=False, soft_wrap=True)
+    tell = partial(console.print, highlight=False, soft_wrap=True)
+    tell(_describe_batches(train))
 
     optimizer = make_optimizer(training, train.steps)
     learn, examine = parallel.train_step(config, optimizer), parallel.eval_step(config)
-    state = create_state(config, len(run.labels), optimizer)
-    records: list[Record] = []
     read = partial(Loader.batches, share=parallel.share, place=parallel.place)
+    state, progress = create_state(config, len(run.labels), optimizer), Progress()
 
-    with Checkpoints(run.checkpoints) as checkpoints:
-        restored = checkpoints.restore_latest(state)
+    with Checkpoints(run.checkpoints) as checkpoints, parallel.told_to_stop() as told_to_stop:
+        restored = checkpoints.restore_latest(
+            state, warn=lambda line: tell(f"warning: {line}"), sharding=parallel.everywhere
+        )
         if restored is not None:
-            state, records = restored
-            console.print(f"resumed after epoch {len(records)}", highlight=False)
-        state = parallel.spread(state)
+            state, progress = restored
+            middle = f" and {progress.batches} batches" if progress.batches else ""
+            tell(f"resumed after epoch {progress.epoch - 1}{middle}")
+        state, records = parallel.spread(state), list(progress.records)
         with _log(run, records, parallel) as log:
-            for epoch in range(len(records) + 1, training.epochs + 1):
-                started = time.perf_counter()
-                with progress_bar(console, f"epoch {epoch}/{training.epochs}", train.steps) as done:
-                    batches = read(train, (training.seed, epoch))
-                    state, learned = train_epoch(state, batches, learn, done, parallel.gather)
+            for epoch in range(progress.epoch, training.epochs + 1):
+                started, before = time.perf_counter(), progress.batches
+                learned, shuffle = _Sum(progress.totals), (training.seed, epoch)
+                plan, stop = train.plan(shuffle), False
+                with progress_bar(console, f"epoch {epoch}/{training.epochs}", train.steps, before) as done:
+                    for number, batch in enumerate(read(train, shuffle, start=before), start=before + 1):
+                        state, totals = learn(state, batch)
+                        learned.push(
+                            parallel.gather(totals), partial(_name_batch, dataset, plan[number - 1], epoch, number)
+                        )
+                        done()
+                        stop = told_to_stop((epoch - 1) * train.steps + number)
+                        if number < train.steps and (stop or number % training.checkpoint_every == 0):
+                            progress = Progress(epoch, number, learned.flush(), records)
+                            checkpoints.save(parallel.gather(state), progress)
+                        if stop and number < train.steps:
+                            return False
                 seconds = time.perf_counter() - started
                 examined = add(parallel.gather(examine(state.variables, batch)) for batch in read(validation))
                 record = {
                     "epoch": epoch,
-                    **figures(learned, "train"),
+                    **figures(_not_none(learned.flush()), "train"),
                     **figures(examined, "validation"),
-                    "utterances_per_second": len(train.members) / seconds,
+                    "utterances_per_second": sum(len(batch.members) for batch in plan[before:]) / seconds,
                 }
-                if not math.isfinite(record["train_loss"]):
-                    raise RunError(
-                        f"the training loss is not finite in epoch {epoch}; lower --training.learning-rate. "
-                        f"The checkpoints of {run.path} end before it"
-                    )
                 records = [*records, record]
-                checkpoints.save(epoch, parallel.gather(state), records)
+                progress = Progress(epoch + 1, records=records)
+                checkpoints.save(parallel.gather(state), progress, record[SCORE])
                 log(records)
-                console.print(_describe(record, training.epochs), highlight=False, soft_wrap=True)
+                tell(_describe(record, training.epochs))
+                if stop and epoch < training.epochs:
+                    return False
+    return True
+
+
+def _name_batch(dataset: Dataset, batch: PlannedBatch, epoch: int, number: int) -> str:
+    """Such as "batch 3 of epoch 2 (a.wav, b.wav, c.wav and 29 more)"."""
+    paths = [dataset.corpus.utterances[member].path for member in batch.members]
+    return f"batch {number} of epoch {epoch} ({first_three(paths)})"
+
+
+def _not_none(totals: Totals | None) -> Totals:
+    assert totals is not None  # an epoch has at least one batch
+    return totals
 
 
 @contextmanager

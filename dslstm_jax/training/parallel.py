@@ -5,7 +5,10 @@ The steps of step.py are written for one device and its rows of the batch; what 
 (shard_map); the figures are the same but for rounding.
 """
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -14,7 +17,7 @@ import jax
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from dslstm_jax.config import Config, ParallelConfig
 from dslstm_jax.data.pipeline import Batch
@@ -77,13 +80,32 @@ class Parallel:
         """Whether this process writes what only one may write."""
         return self.share[0] == 0
 
+    @contextmanager
+    def told_to_stop(self) -> Iterator[Callable[[int], bool]]:
+        """Yields what is to be asked at each step (the steps must grow): whether SIGTERM came. All processes get the
+        same answer at the same step."""
+        if self.share[1] > 1:  # the runtime catches the signal, and agrees on a step
+            yield multihost_utils.reached_preemption_sync_point
+            return
+        came: list[int] = []
+        if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
+            yield lambda _: False
+            return
+        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+        try:
+            yield lambda _: bool(came)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     @property
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     @property
-    def everywhere(self) -> NamedSharding:
+    def everywhere(self) -> Sharding:
         """The same array on every device."""
+        if self.mode == "single":
+            return SingleDeviceSharding(self.devices[0])
         return NamedSharding(self._mesh, PartitionSpec())
 
     @property
