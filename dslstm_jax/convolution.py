@@ -8,7 +8,7 @@ written and read again. Here as little as possible happens at full resolution, a
 * Over one channel (the spectrogram) the taps of the kernel, the maximum over a pooling window, shift and ReLU are one
   elementwise expression, which compilers fuse: nothing of full resolution is stored. The batch statistics follow from
   mean and covariance of the patches under the kernel.
-* Over many channels a CPU convolves by matrix products, one for each row of the batch.
+* Over many channels a CPU convolves by matrix products in training, one for each row of the batch.
 """
 
 import operator
@@ -245,15 +245,13 @@ def _convolve_by_products(x: Float[Array, "B T F C"], kernel: Float[Array, "t f 
 
 @jax.custom_vjp
 def _convolve(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"]) -> Float[Array, "B U G D"]:
-    """The convolution; what is written by hand is faster on a CPU than the compiler's own convolutions."""
-    outputs: Float[Array, "B U G D"] = lax.platform_dependent(
-        x, kernel, cpu=_convolve_by_products, default=_convolve_plainly
-    )
-    return outputs
+    """The convolution. Products are faster on a CPU and take longer to compile, which pays in training only."""
+    return _convolve_plainly(x, kernel)
 
 
 def _convolve_forward(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"]) -> tuple[Any, Any]:
-    return _convolve(x, kernel), (x, kernel)
+    outputs = lax.platform_dependent(x, kernel, cpu=_convolve_by_products, default=_convolve_plainly)
+    return outputs, (x, kernel)
 
 
 def _convolve_backward(saved: Any, of_outputs: Float[Array, "B U G D"]) -> tuple[Any, ...]:

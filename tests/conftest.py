@@ -8,10 +8,11 @@ import pytest
 _programs = tempfile.TemporaryDirectory()
 # In the environment, so that the processes that tests start share them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # which shares the programs of the process that started it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 os.environ |= {
     "JAX_NUM_CPU_DEVICES": "2",
     "PJRT_NPROC": "16",  # with as many threads as cores, devices can wait for each other forever
-    "JAX_COMPILATION_CACHE_DIR": _programs.name,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }

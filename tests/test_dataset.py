@@ -82,7 +82,7 @@ def test_a_mistake_in_the_split_is_told_before_the_recordings_are_read(root, mon
         make_dataset(load_corpus(config.corpus), replace(config, split=replace(config.split, fold=7)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_hundred_hours_need_little_time_and_memory(tmp_path, capsys):
     recordings = [
         write_tone(tmp_path / f"recording{number}.wav", seconds=seconds)

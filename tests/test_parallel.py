@@ -61,7 +61,7 @@ def test_four_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["auto", "pmap"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("pmap", marks=pytest.mark.long)])
 def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
     shared = {"mode": mode, "coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "timeout": 60}
     finish(*[start(tones, tmp_path / "out.npz", 2, process=process, **shared) for process in (0, 1)])
