@@ -40,7 +40,7 @@ def test_only_its_own_block_is_rewritten(tmp_path):
     for _ in range(2):
         write_report(REPORT, None, page)
         text = page.read_text()
-        assert text.startswith("# Before\n\n<!-- begin: benchmark data -->\n\n`dslstm ")
+        assert text.startswith("# Before\n\n<!-- begin: benchmark data -->\n\n`dslstm")
         assert text.endswith("A note.\n\n<!-- end: benchmark data -->\n\n## After\n")
         assert "old" not in text
         assert "| recordings | ms | of |\n| --- | ---: | ---: |\n| WAV | 1.23 |  |\n| x | 10 000 | 2 |" in text

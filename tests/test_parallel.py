@@ -49,7 +49,7 @@ def assert_same(output, single):
     np.testing.assert_allclose(found["losses"], single["losses"], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(found["confusion"], single["confusion"])
     for name in found.keys() - {"losses", "confusion"}:
-        np.testing.assert_allclose(found[name], single[name], rtol=1e-4, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], single[name], rtol=1e-3, atol=2e-4, err_msg=name)
     return np.abs(found["losses"] - single["losses"]).max()
 
 
@@ -95,6 +95,7 @@ def test_half_a_process_is_an_error(settings, words):
 @pytest.mark.parametrize("mode", ["single", "pmap", "shard_map"])
 def test_what_is_spread_can_be_gathered(mode):
     ways = make_parallel(ParallelConfig(mode=mode))
-    tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(4)}
-    gathered = ways.gather(ways.spread(tree))
+    tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int32(4)}
+    same = jax.pmap(lambda leaf: leaf) if mode == "pmap" else jax.jit(lambda leaf: leaf)
+    gathered = ways.gather(same(ways.spread(tree)))
     jax.tree.map(np.testing.assert_array_equal, gathered, tree)
