@@ -183,7 +183,7 @@ def train(arguments: Train) -> int:
 
     config = _with_absolute_paths(arguments.config)
     start_processes(arguments.parallel)
-    parallel = make_parallel(arguments.parallel, config.training.batch_size)
+    parallel = make_parallel(arguments.parallel, config.training)
     console = Console(quiet=not parallel.leads)
     dataset = _load_dataset(config)
     corpus, split = dataset.corpus, dataset.split

@@ -183,6 +183,11 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of the units of each recurrent layer's output that are dropped in training, the same ones in all frames
     (Gal and Ghahramani 2016)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of products and activations. Features, weights, batch statistics and what recurrences carry stay float32."""
+    remat_every: int = 0
+    """For long sequences: keep a recurrence's state only every so many frames, and compute the frames between again
+    for the gradient, which takes less memory and more time. 0: keep all."""
     spectrogram_weight: float = 0.5
     """p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist."""
 
@@ -196,7 +201,15 @@ class TrainingConfig:
     """Utterances in a training step."""
     evaluation_batch_size: int = 32
     """Utterances at once when evaluating; changes speed and memory, never a figure."""
+    accumulate: int = 1
+    """Parts in which a step takes its batch, one after the other: memory for one part, the gradient of all. Batch
+    statistics are those of each part."""
     learning_rate: float = 1e-3
+    clip_norm: float = 0.0
+    """Longer gradients are scaled down to this norm, taken over all weights. 0: off."""
+    ema_decay: float = 0.0
+    """Evaluate and keep the exponential moving average of weights and running statistics: at each step this share of
+    the average stays (less in the first steps). 0: off."""
     checkpoint_every: int = 500
     """Steps between checkpoints in the middle of an epoch; there is one after each epoch besides."""
     halve_after: tuple[int, ...] = (10, 20, 30)
@@ -257,8 +270,19 @@ def _validate(config: Config) -> None:
         raise ConfigError(f"model.dropout is {config.model.dropout}; it must be at least 0 and below 1")
     for room in ("features", "model", "training"):
         for name, value in dataclasses.asdict(getattr(config, room)).items():
-            if name != "seed" and min(_integers(value), default=1) < 1:
+            if name not in ("seed", "remat_every") and min(_integers(value), default=1) < 1:
                 raise ConfigError(f"{room}.{name} is {value}; its counts must be at least 1")
+    if config.model.remat_every < 0:
+        raise ConfigError(f"model.remat_every is {config.model.remat_every}; it must be at least 0, in frames")
+    if config.training.batch_size % config.training.accumulate:
+        raise ConfigError(
+            f"training.accumulate: {config.training.batch_size} rows cannot be shared by "
+            f"{config.training.accumulate} parts; make training.batch_size a multiple of it"
+        )
+    if not 0.0 <= config.training.clip_norm < math.inf:
+        raise ConfigError(f"training.clip_norm is {config.training.clip_norm}; it must be at least 0")
+    if not 0.0 <= config.training.ema_decay < 1.0:
+        raise ConfigError(f"training.ema_decay is {config.training.ema_decay}; it must be at least 0 and below 1")
     if not config.training.learning_rate > 0:
         raise ConfigError(f"training.learning_rate is {config.training.learning_rate}; it must be positive")
     if not 0.0 <= config.model.spectrogram_weight <= 1.0:

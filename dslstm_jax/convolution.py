@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from dslstm_jax.recurrence.batch_norm import (
@@ -197,11 +198,9 @@ def _convolution_moments(
     """Moments of the convolution over the valid rows, from those of the patches under the kernel; other rows are 0.
 
     A patch is written as its first tap and the differences of the others from it. What varies most is common to all
-    taps, and its rounding errors must not drown the little that is seen by a kernel which takes differences. Types
-    shorter than float32 are widened to it.
+    taps, and its rounding errors must not drown the little that is seen by a kernel which takes differences.
     """
-    wide = jnp.promote_types(padded.dtype, jnp.float32)
-    padded, weights = padded.astype(wide), kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    weights = kernel.reshape(-1, kernel.shape[-1])
     weights = jnp.concatenate([weights.sum(0, keepdims=True), weights[1:]])
 
     def products(row: Float[Array, "T+ F+"]) -> Float[Array, "K+1 K+1"]:
@@ -211,7 +210,7 @@ def _convolution_moments(
         return jnp.dot(basis, basis.T, precision="highest")
 
     positions = np.prod([size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True)])
-    size = jnp.sum(valid, dtype=wide) * positions
+    size = jnp.sum(valid, dtype=padded.dtype) * positions
     sums, size = sum_over_devices((_row_by_row(products, padded).sum(0), size), axis_name)
     divisor = jnp.maximum(size, 1)
     patch_mean = sums[:-1, -1] / divisor
@@ -236,9 +235,11 @@ def _convolve_by_products(x: Float[Array, "B T F C"], kernel: Float[Array, "t f 
     matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
 
     def of_row(row: Float[Array, "T F C"]) -> Float[Array, "U G D"]:
-        products = (row.reshape(-1, channels) @ matrix).reshape(1, *row.shape[:2], -1, to_channels)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        products = jnp.dot(row.reshape(-1, channels), matrix, preferred_element_type=wide)
+        products = products.reshape(1, *row.shape[:2], -1, to_channels)
         taps = _taps(_pad(products, _edges(sizes)), sizes)
-        return reduce(operator.add, (tap[0, :, :, place] for place, tap in enumerate(taps)))
+        return reduce(operator.add, (tap[0, :, :, place] for place, tap in enumerate(taps))).astype(x.dtype)
 
     return lax.map(of_row, x)
 
@@ -293,11 +294,13 @@ def convolution_block(
     *,
     train: bool,
     axis_name: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "B U G D"], Statistics]:
     """Convolution with bias, batch norm, ReLU, 2 x 2 max-pool.
 
     Args:
-      x: spectrograms in decibels, or what a block made of them.
+      x: spectrograms in decibels, or what a block made of them. Products of many channels take x's type; sums,
+        statistics and what is over one channel are float32 at least.
       valid: False at rows that are padding. These may hold anything, NaN too, and count in no statistic and no
         gradient.
       kernel: of the convolution, whose stride is 1; zeros surround x, floor((k - 1) / 2) on each side.
@@ -308,6 +311,7 @@ def convolution_block(
       train: normalize by the batch's statistics (over all positions, those too that the pool leaves out) and update
         the running ones.
       axis_name: the mapped axis of the devices among which the batch's rows are divided.
+      dtype: of the outputs; x's if None.
 
     Returns:
       The outputs, U = `block_size(T, t)` and G = `block_size(F, f)`, 0 in rows that are padding; and the running
@@ -315,8 +319,10 @@ def convolution_block(
     """
     rows = valid[:, None, None, None]
     x = jnp.where(rows, x, 0)
-    one_channel, level = x.shape[-1] == 1, jnp.zeros((), x.dtype)
+    dtype, wide = dtype or x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    one_channel, level = x.shape[-1] == 1, jnp.zeros((), wide)
     if one_channel:
+        x, kernel = x.astype(wide), kernel.astype(wide)
         padded, weights = _pad(x[..., 0], _edges(kernel.shape[:2])), kernel[:, :, 0]
         if train:
             # Decibels are far from 0. Their level cancels out, but its rounding errors would not.
@@ -324,7 +330,7 @@ def convolution_block(
             padded = jnp.where(valid[:, None, None], padded - level, 0)
             batch = _convolution_moments(padded, weights, valid, axis_name)
     else:
-        convolved = _convolve(x, kernel)
+        convolved = _convolve(x, kernel.astype(x.dtype)).astype(wide)
         if train:
             batch = masked_moments(convolved, rows, (0, 1, 2), axis_name)
     taken_out = bias + level * kernel.sum((0, 1, 2))
@@ -333,8 +339,10 @@ def convolution_block(
         running = update_running(running, Moments(Statistics(mean + taken_out, variance), size))
     else:
         mean, variance = running.mean - taken_out, running.variance
-    factor = scale * lax.rsqrt(variance + EPSILON)
-    factor, shift = factor.astype(x.dtype), (shift - mean * factor).astype(x.dtype)
+    factor = (scale * lax.rsqrt(variance + EPSILON)).astype(wide)
+    shift = (shift - mean * factor).astype(wide)
     if one_channel:
-        return _convolve_and_pool(padded, weights * factor, shift, valid), running
-    return _pool(convolved * factor, shift, valid), running
+        outputs = _convolve_and_pool(padded, weights * factor, shift, valid)
+    else:
+        outputs = _pool(convolved * factor, shift, valid)
+    return outputs.astype(dtype), running

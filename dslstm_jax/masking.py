@@ -15,7 +15,8 @@ def zero_padding(values: Float[Array, "B T *F"], mask: Bool[Array, "B T"]) -> Fl
 
 
 def masked_mean(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B F"]:
-    """Mean over the valid positions; 0 where a row has none."""
+    """Mean over the valid positions; 0 where a row has none. Types shorter than float32 are widened to it."""
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(values.dtype)
     return zero_padding(values, mask).sum(axis=1) / count
 

@@ -34,7 +34,7 @@ def main(tones: str, output: str, devices: str, parallel: str) -> None:
         tones, augmentation=AUGMENTATION, data=DataConfig(max_lengths=1), model=replace(MODEL, dropout=0.2)
     )
     dataset = make_dataset(load_corpus(config.corpus), config)
-    ways = make_parallel(settings, 8)
+    ways = make_parallel(settings)
     members = range(len(dataset.lengths) - 4)  # the last batch of eight is half empty
     loader = make_loader(dataset, members, config, 8, len(ways.devices))
     optimizer = optax.sgd(0.05, momentum=0.9)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dslstm_jax.config import ParallelConfig
+from dslstm_jax.config import ParallelConfig, TrainingConfig
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.training.parallel import make_parallel, start_processes
 
@@ -71,13 +71,15 @@ def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, sin
 def test_auto_takes_pmap_for_the_devices_of_one_process():
     assert len(jax.devices()) == 2
     assert make_parallel(ParallelConfig()).mode == "pmap"
-    one = make_parallel(ParallelConfig(mode="single"), 3)
+    one = make_parallel(ParallelConfig(mode="single"), TrainingConfig(batch_size=3))
     assert (one.mode, len(one.devices), one.share) == ("single", 1, (0, 1))
 
 
 def test_rows_that_cannot_be_shared_are_an_error():
     with pytest.raises(ConfigError, match=r"training\.batch_size: 5 rows cannot be shared by 2 devices"):
-        make_parallel(ParallelConfig(mode="shard_map"), 5)
+        make_parallel(ParallelConfig(mode="shard_map"), TrainingConfig(batch_size=5))
+    with pytest.raises(ConfigError, match="6 rows cannot be shared by 2 devices in 2 parts; make it a multiple of 4"):
+        make_parallel(ParallelConfig(mode="shard_map"), TrainingConfig(batch_size=6, accumulate=2))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """One step: the loss is the mean over utterances, and padding and batch sizes change no figure."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 from tiny import FEATURES, MODEL
 
@@ -105,3 +107,66 @@ def test_the_learning_rate_is_halved_after_the_epochs_named():
         update, state = OPTIMIZER.update(np.ones(1, np.float32), state, params)
         steps.append(-float(update[0]))
     np.testing.assert_allclose(steps, [1e-2] * 6 + [5e-3] * 3, rtol=1e-4)
+
+
+NO_BATCH_NORM = replace(CONFIG, model=replace(MODEL, spectrogram_branch="none", dropout=0.3))
+
+
+def steps(config, optimizer, *batches, classes=3):
+    """The state before, and after each batch."""
+    step = jax.jit(partial(train_step, config=config, optimizer=optimizer))
+    states = [create_state(config, classes, optimizer)]
+    for data in batches:
+        state, totals = step(states[-1], data)
+        states.append(state)
+    return states, totals
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient():
+    """Without batch norm; with ragged parts, of which one is empty."""
+    parted = replace(NO_BATCH_NORM, training=TrainingConfig(batch_size=6, accumulate=3))
+    for utterances in (4, 2):
+        (_, whole), totals = steps(NO_BATCH_NORM, optax.sgd(0.1), batch(6, utterances))
+        (before, found), same = steps(parted, optax.sgd(0.1), batch(6, utterances))
+        assert_close(same, totals, rtol=1e-5)
+        assert_close(found.variables["params"], whole.variables["params"], rtol=1e-4, atol=1e-6)
+        assert not np.allclose(
+            before.variables["params"]["mfcc_branch"]["classifier"]["bias"],
+            found.variables["params"]["mfcc_branch"]["classifier"]["bias"],
+        )
+
+
+def test_batch_norm_takes_the_parts_one_after_the_other():
+    config = replace(CONFIG, training=TrainingConfig(batch_size=6, accumulate=2))
+    data = batch(6, 5)
+    (_, found), _ = steps(config, optax.sgd(0.0), data)
+    rows = [Batch(*(leaf[part::2] for leaf in data)) for part in range(2)]
+    (_, _, expected), _ = steps(CONFIG, optax.sgd(0.0), *rows)
+    assert_close(found.variables["batch_stats"], expected.variables["batch_stats"], rtol=1e-4, atol=1e-5)
+
+
+def test_long_gradients_are_clipped_to_the_norm():
+    """Adam's first moment after one step is a tenth of the gradient it was given."""
+    norms = {}
+    for clip_norm in (0.0, 1e-3):
+        optimizer = make_optimizer(TrainingConfig(clip_norm=clip_norm), steps_per_epoch=1)
+        (_, after), _ = steps(NO_BATCH_NORM, optimizer, batch(3, 3))
+        norms[clip_norm] = 10 * float(optax.global_norm(optax.tree.get(after.optimizer_state, "mu")))
+    assert norms[0.0] > 0.01
+    np.testing.assert_allclose(norms[1e-3], 1e-3, rtol=1e-4)
+
+
+def test_the_average_follows_weights_and_statistics():
+    config = replace(CONFIG, training=TrainingConfig(ema_decay=0.15))
+    (before, first, second), _ = steps(config, optax.sgd(0.1), batch(3, 3), batch(3, 3, 3))
+    assert second.evaluated is second.average
+    share = {1: 0.1, 2: 0.15}  # (1 + step) / (10 + step), at most ema_decay
+    expected = before.variables
+    for step, state in {1: first, 2: second}.items():
+        expected = jax.tree.map(
+            lambda old, new, share=share[step]: share * old + (1 - share) * new, expected, state.variables
+        )
+    assert_close(second.average, expected, rtol=1e-5, atol=1e-6)
+    plain = create_state(CONFIG, 3, OPTIMIZER)
+    assert plain.average is None
+    assert plain.evaluated is plain.variables

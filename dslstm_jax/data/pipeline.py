@@ -227,14 +227,14 @@ class Loader:
 
 
 def make_loader(
-    dataset: Dataset, members: Sequence[int], config: Config, batch_size: int, devices: int = 1
+    dataset: Dataset, members: Sequence[int], config: Config, batch_size: int, multiple: int = 1
 ) -> Loader:
     """A loader whose padded lengths suit the dataset as config.data asks: all its sides share their programs.
 
-    Batches have `batch_size` rows, or fewer if there are not as many members; then as many more as are needed for all
-    devices to have the same number.
+    Batches have `batch_size` rows, or fewer if there are not as many members; then as many more as make it a
+    `multiple`, so that devices and parts of a step have the same number.
     """
-    batch_size = -(-min(batch_size, len(members)) // devices) * devices
+    batch_size = -(-min(batch_size, len(members)) // multiple) * multiple
     padded_lengths = choose_lengths(
         dataset.lengths,
         batch_size=batch_size,

@@ -89,13 +89,17 @@ class SpectrogramBranch(nn.Module):
     dropout: float = 0.0
     axis_name: str | None = None
     """The devices over which batch statistics are taken."""
+    dtype: str = "float32"
+    """Of the sequences."""
 
     def sequences(
         self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], train: bool
     ) -> list[Float[Array, "B U D"]]:
         """The CNNs' outputs, each at its own frame rate."""
         return [
-            CNN(self.channels, kernel, self.axis_name, name=f"cnn_{index}")(spectrogram, valid, train=train)
+            CNN(self.channels, kernel, self.axis_name, self.dtype, name=f"cnn_{index}")(
+                spectrogram, valid, train=train
+            )
             for index, (spectrogram, kernel) in enumerate(zip(spectrograms, self.kernels, strict=True))
         ]
 

@@ -31,6 +31,8 @@ class CNN(nn.Module):
     """(frequency, time)"""
     axis_name: str | None = None
     """The devices over which batch statistics are taken."""
+    dtype: str = "float32"
+    """Of the layers' outputs."""
 
     @nn.compact
     def __call__(
@@ -56,7 +58,16 @@ class CNN(nn.Module):
             kernel, bias = Convolution(channels, self.kernel, name=f"convolution_{layer}")(x.shape[-1])
             scale, shift, running = BatchNorm(name=f"batch_norm_{layer}")(channels)
             x, statistics = convolution_block(
-                x, valid, kernel, bias, scale, shift, running.value, train=train, axis_name=self.axis_name
+                x,
+                valid,
+                kernel,
+                bias,
+                scale,
+                shift,
+                running.value,
+                train=train,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
             )
             running.update(statistics)
         return x.swapaxes(2, 3).reshape(*x.shape[:2], -1)

@@ -25,7 +25,10 @@ class BranchLogits(NamedTuple):
 
 
 class Recognizer(nn.Module):
-    """Features to the logits of each branch; a row without MFCC frames is padding and disturbs no other row."""
+    """Features to the logits of each branch; a row without MFCC frames is padding and disturbs no other row.
+
+    With model.dtype bfloat16, products and activations are bfloat16; weights, statistics, states, logits float32.
+    """
 
     config: ModelConfig
     classes: int
@@ -47,6 +50,7 @@ class Recognizer(nn.Module):
                 config.layers,
                 config.dropout,
                 self.axis_name,
+                config.dtype,
                 name="spectrogram_branch",
             )
             logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, keys, train=train)
@@ -55,7 +59,8 @@ class Recognizer(nn.Module):
             mfcc_branch = MFCCBranch(
                 self.classes, config.mfcc_hidden, config.layers, config.dropout, name="mfcc_branch"
             )
-            logits = mfcc_branch(features.mfcc, length_mask(features.mfcc_lengths, features.mfcc.shape[1]), keys)
+            mask = length_mask(features.mfcc_lengths, features.mfcc.shape[1])
+            logits = mfcc_branch(features.mfcc.astype(config.dtype), mask, keys)
             branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
         return tuple(branches)
 

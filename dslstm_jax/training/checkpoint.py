@@ -106,8 +106,8 @@ class Checkpoints:
           RunError: this save or the one before failed, for want of space for example.
         """
         items = {
-            "variables": ocp.args.StandardSave(state.variables),
-            "optimizer": ocp.args.StandardSave({"step": state.step, "state": state.optimizer_state}),
+            "variables": ocp.args.StandardSave(state.evaluated),
+            "optimizer": ocp.args.StandardSave(_training_only(state)),
             "progress": ocp.args.JsonSave(progress.to_dict()),
         }
         self._save(int(state.step), items, score)
@@ -168,15 +168,20 @@ class Checkpoints:
         step = self._agree(lambda: self._newest_whole(warn))
         if step is None:
             return None
-        optimizer = {"step": state.step, "state": state.optimizer_state}
         items = {
-            "variables": ocp.args.StandardRestore(_abstract(state.variables, sharding)),
-            "optimizer": ocp.args.StandardRestore(_abstract(optimizer, sharding)),
+            "variables": ocp.args.StandardRestore(_abstract(state.evaluated, sharding)),
+            "optimizer": ocp.args.StandardRestore(_abstract(_training_only(state), sharding)),
             "progress": ocp.args.JsonRestore(),
         }
         restored = self._restore(step, items)
         optimizer = restored["optimizer"]
-        latest = TrainState(optimizer["step"], restored["variables"], optimizer["state"])
+        evaluated, averaged = restored["variables"], "variables" in optimizer
+        latest = TrainState(
+            optimizer["step"],
+            optimizer["variables"] if averaged else evaluated,
+            optimizer["state"],
+            evaluated if averaged else None,
+        )
         return latest, Progress.from_dict(restored["progress"])
 
     def restore_best(self, variables: Any, *, sharding: Sharding | None = None) -> tuple[Variables, int]:
@@ -343,6 +348,12 @@ def load_best(run: Run) -> tuple[Variables, int]:
     """
     with Checkpoints(run.checkpoints) as checkpoints:
         return checkpoints.restore_best(variable_shapes(run.config, len(run.labels)))
+
+
+def _training_only(state: TrainState) -> dict[str, Any]:
+    """What training needs and prediction does not."""
+    values = {"step": state.step, "state": state.optimizer_state}
+    return values if state.average is None else {**values, "variables": state.variables}
 
 
 def _score(metrics: Mapping[str, Any]) -> float:

@@ -115,7 +115,8 @@ def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> 
       RunError: the loss is no longer finite, or a checkpoint cannot be restored or written.
     """
     config, training, devices = run.config, run.config.training, len(parallel.devices)
-    train = make_loader(dataset, dataset.split.train, config, training.batch_size, devices)
+    rows = devices * training.accumulate
+    train = make_loader(dataset, dataset.split.train, config, training.batch_size, rows)
     validation = make_loader(dataset, dataset.split.validation, config, training.evaluation_batch_size, devices)
     tell = partial(console.print, highlight=False, soft_wrap=True)
     tell(_describe_batches(train))
@@ -153,7 +154,7 @@ def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> 
                         if stop and number < train.steps:
                             return False
                 seconds = time.perf_counter() - started
-                examined = add(parallel.gather(examine(state.variables, batch)) for batch in read(validation))
+                examined = add(parallel.gather(examine(state.evaluated, batch)) for batch in read(validation))
                 record = {
                     "epoch": epoch,
                     **figures(_not_none(learned.flush()), "train"),

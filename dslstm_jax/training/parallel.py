@@ -19,7 +19,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from dslstm_jax.config import Config, ParallelConfig
+from dslstm_jax.config import Config, ParallelConfig, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.recognizer import Variables
@@ -178,12 +178,12 @@ class Parallel:
             multihost_utils.sync_global_devices(name)
 
 
-def make_parallel(config: ParallelConfig, batch_size: int | None = None) -> Parallel:
+def make_parallel(config: ParallelConfig, training: TrainingConfig | None = None) -> Parallel:
     """The devices that this run uses.
 
     Args:
       config: `auto` takes one device if there is one, pmap for several of one process, shard_map across processes.
-      batch_size: training.batch_size, whose rows the devices share.
+      training: where it is to train; the devices share the rows of each part of a batch.
 
     Raises:
       ConfigError: rows that cannot be shared evenly; one device for several processes.
@@ -196,9 +196,11 @@ def make_parallel(config: ParallelConfig, batch_size: int | None = None) -> Para
         if processes > 1:
             raise ConfigError(f"parallel.mode single: there are {processes} processes; use shard_map or pmap")
         return Parallel(mode, devices[:1])
-    if batch_size is not None and batch_size % len(devices):
+    shares = len(devices) * training.accumulate if training else 1
+    if training and training.batch_size % shares:
+        parts = f" in {training.accumulate} parts" if training.accumulate > 1 else ""
         raise ConfigError(
-            f"training.batch_size: {batch_size} rows cannot be shared by {len(devices)} devices; make it "
-            f"a multiple of {len(devices)}, or use --parallel.mode single"
+            f"training.batch_size: {training.batch_size} rows cannot be shared by {len(devices)} devices{parts}; "
+            f"make it a multiple of {shares}, or use --parallel.mode single"
         )
     return Parallel(mode, devices)

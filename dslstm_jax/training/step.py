@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from dslstm_jax.config import Config, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
@@ -23,6 +23,13 @@ class TrainState(flax.struct.PyTreeNode):
     step: Int[Array, ""]
     variables: Variables
     optimizer_state: optax.OptState
+    average: Variables | None = None
+    """The moving average of the variables, where training.ema_decay asks for it."""
+
+    @property
+    def evaluated(self) -> Variables:
+        """The variables that evaluate and predict."""
+        return self.variables if self.average is None else self.average
 
 
 class Totals(NamedTuple):
@@ -34,17 +41,19 @@ class Totals(NamedTuple):
 
 
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam (0.9, 0.999, 1e-8) whose learning rate is halved after the epochs that the config names."""
+    """Adam (0.9, 0.999, 1e-8) whose learning rate is halved after the epochs that the config names; clips first."""
     schedule = optax.piecewise_constant_schedule(
         config.learning_rate, {epoch * steps_per_epoch: 0.5 for epoch in config.halve_after}
     )
-    return optax.adam(schedule)
+    adam = optax.adam(schedule)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam) if config.clip_norm else adam
 
 
 def create_state(config: Config, classes: int, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; the same for the same training.seed."""
     variables = initialize(jax.random.key(config.training.seed), config, classes)
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+    averaged = jax.tree.map(jnp.copy, variables) if config.training.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), averaged)
 
 
 def cross_entropy(
@@ -63,15 +72,89 @@ def _targets(variables: Variables, batch: Batch) -> Float[Array, "B C"]:
     return jax.nn.one_hot(batch.labels, count_classes(variables))
 
 
-def _totals(loss: Float[Array, ""], branches: tuple[BranchLogits, ...], batch: Batch) -> Totals:
+def _totals(
+    loss: Float[Array, ""], branches: tuple[BranchLogits, ...], labels: Int[Array, " B"], weights: Float[Array, " B"]
+) -> Totals:
     logits = average(branches)
-    confusion = confusion_matrix(batch.labels, jnp.argmax(logits, axis=-1), batch.weights, logits.shape[-1])
-    return Totals(loss, batch.weights.sum(), confusion)
+    confusion = confusion_matrix(labels, jnp.argmax(logits, axis=-1), weights, logits.shape[-1])
+    return Totals(loss, weights.sum(), confusion)
 
 
 def _add_devices(tree: T, axis_name: str | None) -> T:
     """The sum over all devices."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+class _Rows(NamedTuple):
+    """Rows of a batch as the gradient is taken of them: augmented waveforms and what belongs to each."""
+
+    waveforms: Float[Array, "B N"]
+    lengths: Int[Array, " B"]
+    labels: Int[Array, " B"]
+    targets: Float[Array, "B C"]
+    weights: Float[Array, " B"]
+    keys: Key[Array, " B"] | None
+
+
+def _draw(state: TrainState, batch: Batch, config: Config) -> _Rows:
+    """The batch with a key for each utterance, where anything is to be drawn, and mixed up if the config says so."""
+    waveforms, targets, keys = batch.waveforms, _targets(state.variables, batch), None
+    if is_on(config.augmentation) or config.model.dropout > 0:
+        # Threefry by name: other generators' draws for an utterance depend on the rest of the batch.
+        seed = jax.random.key(config.training.seed, impl="threefry2x32")
+        keys = example_keys(jax.random.fold_in(seed, state.step), batch.examples)
+        if config.augmentation.mixup > 0:
+            waveforms, targets = mixup(
+                keys, waveforms, batch.lengths, targets, batch.weights, config.augmentation.mixup
+            )
+    return _Rows(waveforms, batch.lengths, batch.labels, targets, batch.weights, keys)
+
+
+def _differentiate(
+    variables: Variables, rows: _Rows, config: Config, axis_name: str | None
+) -> tuple[Any, Totals, Any]:
+    """Gradient of the rows' summed loss, their totals, and the running statistics after them."""
+
+    def summed_loss(params: Any) -> tuple[Float[Array, ""], tuple[Any, ...]]:
+        branches, batch_stats = forward(
+            {**variables, "params": params},
+            rows.waveforms,
+            rows.lengths,
+            config=config,
+            train=True,
+            keys=rows.keys,
+            axis_name=axis_name,
+        )
+        total = cross_entropy(branches, rows.targets, rows.weights)
+        return total, (_totals(total, branches, rows.labels, rows.weights), batch_stats)
+
+    (_, (totals, batch_stats)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(variables["params"])
+    return gradients, totals, batch_stats
+
+
+def _accumulate(variables: Variables, rows: _Rows, config: Config, axis_name: str | None) -> tuple[Any, Totals, Any]:
+    """As `_differentiate`, in training.accumulate parts one after the other; each part takes every so manieth row, so
+    that the rows which fill a batch up are shared among them."""
+    parts = config.training.accumulate
+    if parts == 1:
+        return _differentiate(variables, rows, config, axis_name)
+
+    def take(batch_stats: Any, part: _Rows) -> tuple[Any, tuple[Any, Totals]]:
+        now = {**variables, "batch_stats": batch_stats}
+        gradients, totals, batch_stats = _differentiate(now, part, config, axis_name)
+        return batch_stats, (gradients, totals)
+
+    def add(carry: tuple[Any, Any], part: _Rows) -> tuple[tuple[Any, Any], None]:
+        batch_stats, sums = carry
+        batch_stats, more = take(batch_stats, part)
+        return (batch_stats, jax.tree.map(jnp.add, sums, more)), None
+
+    split = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), rows)
+    batch_stats = variables.get("batch_stats", {})
+    shapes = jax.eval_shape(take, batch_stats, jax.tree.map(lambda leaf: leaf[0], split))[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (batch_stats, (gradients, totals)), _ = jax.lax.scan(add, (batch_stats, zeros), split)
+    return gradients, totals, batch_stats
 
 
 def train_step(
@@ -91,46 +174,25 @@ def train_step(
     Raises:
       ConfigError: mixup is on and the batch has an odd number of rows.
     """
-    waveforms, targets, keys = batch.waveforms, _targets(state.variables, batch), None
-    if is_on(config.augmentation) or config.model.dropout > 0:
-        # Threefry by name: other generators' draws for an utterance depend on the rest of the batch.
-        seed = jax.random.key(config.training.seed, impl="threefry2x32")
-        keys = example_keys(jax.random.fold_in(seed, state.step), batch.examples)
-        if config.augmentation.mixup > 0:
-            waveforms, targets = mixup(
-                keys, waveforms, batch.lengths, targets, batch.weights, config.augmentation.mixup
-            )
-
-    utterances = _add_devices(batch.weights.sum(), axis_name)
     synchronized = axis_name if config.training.batch_statistics == "synchronized" else None
-
-    def mean_loss(params: Any) -> tuple[Float[Array, ""], tuple[Any, ...]]:
-        branches, batch_stats = forward(
-            {**state.variables, "params": params},
-            waveforms,
-            batch.lengths,
-            config=config,
-            train=True,
-            keys=keys,
-            axis_name=synchronized,
-        )
-        total = cross_entropy(branches, targets, batch.weights)
-        return total / utterances, (total, branches, batch_stats)
-
-    params = state.variables["params"]
-    (_, (total, branches, batch_stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    gradients = _add_devices(gradients, axis_name)
+    rows = _draw(state, batch, config)
+    gradients, totals, batch_stats = _accumulate(state.variables, rows, config, synchronized)
+    gradients, totals = _add_devices((gradients, totals), axis_name)
+    gradients = jax.tree.map(lambda leaf: leaf / totals.utterances, gradients)
     if axis_name is not None and synchronized is None:
         batch_stats = jax.lax.pmean(batch_stats, axis_name)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, params)
-    variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-    return TrainState(state.step + 1, variables, optimizer_state), _add_devices(
-        _totals(total, branches, batch), axis_name
-    )
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.variables["params"])
+    variables = {"params": optax.apply_updates(state.variables["params"], updates), "batch_stats": batch_stats}
+    averaged = state.average
+    if averaged is not None:
+        # The first steps count more, lest the average remember the initial weights (as TensorFlow's does).
+        decay = jnp.minimum(config.training.ema_decay, (1 + state.step) / (10 + state.step))
+        averaged = optax.incremental_update(variables, averaged, 1 - decay)
+    return TrainState(state.step + 1, variables, optimizer_state, averaged), totals
 
 
 def eval_step(variables: Variables, batch: Batch, *, config: Config, axis_name: str | None = None) -> Totals:
     """Loss and confusion of one batch under the running statistics, of all devices' rows together."""
     branches, _ = forward(variables, batch.waveforms, batch.lengths, config=config)
     total = cross_entropy(branches, _targets(variables, batch), batch.weights)
-    return _add_devices(_totals(total, branches, batch), axis_name)
+    return _add_devices(_totals(total, branches, batch.labels, batch.weights), axis_name)
