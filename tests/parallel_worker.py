@@ -1,9 +1,14 @@
-"""Ten steps of SGD on one, several or shared devices, started as a process of its own: the losses go to a file."""
+"""Ten steps of SGD on one, several or shared devices, started as a process of its own: the losses go to a file.
+
+With a folder for checkpoints, only the first five of them, and what is saved there goes on with the last five.
+"""
 
 import json
 import os
 import sys
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
@@ -19,6 +24,7 @@ from dslstm_jax.config import AugmentationConfig, DataConfig, ParallelConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
+from dslstm_jax.training.checkpoint import Checkpoints, Progress
 from dslstm_jax.training.parallel import make_parallel, start_processes
 from dslstm_jax.training.step import create_state
 
@@ -26,7 +32,7 @@ STEPS = 10
 AUGMENTATION = AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=1, time_masks=1, mixup=0.4)
 
 
-def main(tones: str, output: str, devices: str, parallel: str) -> None:
+def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") -> None:
     jax.config.update("jax_num_cpu_devices", int(devices))
     settings = ParallelConfig(**json.loads(parallel))
     start_processes(settings)
@@ -39,13 +45,28 @@ def main(tones: str, output: str, devices: str, parallel: str) -> None:
     loader = make_loader(dataset, members, config, 8, len(ways.devices))
     optimizer = optax.sgd(0.05, momentum=0.9)
     learn, examine = ways.train_step(config, optimizer), ways.eval_step(config)
-    state = ways.spread(create_state(config, len(dataset.corpus.labels), optimizer))
-    losses, epoch = [], 0
-    while len(losses) < STEPS:
-        for batch in loader.batches((0, epoch), share=ways.share, place=ways.place):
-            state, totals = jax.block_until_ready(learn(state, batch))
-            losses.append(ways.gather(totals))
-        epoch += 1
+    state, begin, end = create_state(config, len(dataset.corpus.labels), optimizer), 0, STEPS
+    if saved:
+        with Checkpoints(Path(saved)) as checkpoints:
+            restored = checkpoints.restore_latest(state, warn=print, sharding=ways.everywhere)
+        if restored is None:
+            end = STEPS // 2
+        else:
+            state, begin = restored[0], int(restored[0].step)
+    state, losses = ways.spread(state), []
+    batches = (
+        batch
+        for epoch in count(begin // loader.steps)
+        for batch in loader.batches(
+            (0, epoch), start=max(0, begin - epoch * loader.steps), share=ways.share, place=ways.place
+        )
+    )
+    for _ in range(begin, end):
+        state, totals = jax.block_until_ready(learn(state, next(batches)))
+        losses.append(ways.gather(totals))
+    if saved and end < STEPS:
+        with Checkpoints(Path(saved)) as checkpoints:
+            checkpoints.save(ways.gather(state), Progress())
     seen = [
         ways.gather(examine(state.variables, batch)) for batch in loader.batches(share=ways.share, place=ways.place)
     ]
@@ -53,7 +74,7 @@ def main(tones: str, output: str, devices: str, parallel: str) -> None:
         parameters = jax.tree.leaves(jax.tree.map(np.asarray, ways.gather(state.variables)))
         np.savez(
             output,
-            losses=np.array([float(step.loss / step.utterances) for step in losses[:STEPS]]),
+            losses=np.array([float(step.loss / step.utterances) for step in losses]),
             confusion=np.sum([np.asarray(one.confusion) for one in seen], axis=0),
             **{f"leaf{place}": leaf for place, leaf in enumerate(parameters)},
         )

@@ -167,6 +167,15 @@ def test_a_state_may_be_donated_once_it_is_saved(tmp_path):
     assert_equal(found, kept)
 
 
+def test_averaged_weights_predict_and_the_others_go_on(tmp_path):
+    averaged = state(1).replace(average=state(2).variables)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(averaged, Progress(), 0.5)
+        found, _ = checkpoints.restore_latest(state(0).replace(average=state(0).variables), warn=no_warning)
+        assert_equal(found, averaged)
+        assert_equal(checkpoints.restore_best(state(0).variables)[0], state(2).variables)
+
+
 def test_another_model_is_one_clear_error(tmp_path):
     save(tmp_path / "c", 0.3)
     wider = {"params": {"w": jnp.zeros((5, 2))}, "batch_stats": {"mean": jnp.zeros(2)}}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,9 +19,17 @@ from dslstm_jax.training.parallel import make_parallel, start_processes
 WORKER = Path(__file__).parent / "parallel_worker.py"
 
 
-def start(tones, output, devices, **parallel):
+def start(tones, output, devices, *saved, **parallel):
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
-    command = [sys.executable, str(WORKER), str(tones), str(output), str(devices), json.dumps(parallel)]
+    command = [
+        sys.executable,
+        str(WORKER),
+        str(tones),
+        str(output),
+        str(devices),
+        json.dumps(parallel),
+        *map(str, saved),
+    ]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -66,6 +75,27 @@ def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, sin
     shared = {"mode": mode, "coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "timeout": 60}
     finish(*[start(tones, tmp_path / "out.npz", 2, process=process, **shared) for process in (0, 1)])
     print(f"2 processes, {mode}: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
+
+
+@pytest.mark.slow
+def test_what_four_devices_saved_goes_on_on_one_and_on_two_processes(tones, tmp_path, single):
+    """Each is told of the state only what the checkpoint says."""
+    finish(start(tones, tmp_path / "first.npz", 4, tmp_path / "four", mode="shard_map"))
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / "four", tmp_path / name)
+    shared = {"coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "timeout": 60}
+    processes = [
+        start(tones, tmp_path / "two.npz", 2, tmp_path / "two", process=process, **shared) for process in (0, 1)
+    ]
+    finish(start(tones, tmp_path / "one.npz", 1, tmp_path / "one", mode="single"), *processes)
+    for name, expected in {
+        "first": single["losses"][:5],
+        "one": single["losses"][5:],
+        "two": single["losses"][5:],
+    }.items():
+        found = np.load(tmp_path / f"{name}.npz")["losses"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        print(f"saved on 4 devices, {name}: five losses within {np.abs(found - expected).max():.1e}")
 
 
 def test_auto_takes_pmap_for_the_devices_of_one_process():
