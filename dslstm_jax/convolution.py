@@ -12,7 +12,7 @@ written and read again. Here as little as possible happens at full resolution, a
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from itertools import product
 from typing import Any
@@ -24,6 +24,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
+from dslstm_jax.batching import row_by_row
 from dslstm_jax.recurrence.batch_norm import (
     EPSILON,
     Moments,
@@ -64,14 +65,6 @@ def _phases(x: Float[Array, "B U G *D"]) -> list[Float[Array, "B U//2 G//2 *D"]]
     """The values at each place of the pooling windows; an odd last row or column is in none of them."""
     time, frequency = (size // 2 * 2 for size in x.shape[1:3])
     return [x[:, t:time:2, f:frequency:2] for t, f in PHASES]
-
-
-def _row_by_row(function: Callable[..., Any], *arrays: Array) -> Any:
-    """The function over the first axis of all arrays. A CPU takes one row after the other: what is made on the way
-    then stays in its cache, where fresh memory would cost more than the arithmetic."""
-    return lax.platform_dependent(
-        *arrays, cpu=lambda *rows: lax.map(lambda row: function(*row), rows), default=jax.vmap(function)
-    )
 
 
 # The pool
@@ -183,9 +176,9 @@ def _convolve_and_pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//
         of_patches = kernel.reshape(-1, channels) @ spread(first, of_row).T
         return jax.linear_transpose(under_kernel, row)(of_patches)[0]
 
-    gradients = _row_by_row(of_weights, padded, first, of_outputs).sum(0)
+    gradients = row_by_row(of_weights, padded, first, of_outputs).sum(0)
     # A loop of its own, which the compiler drops where nobody asks for the gradient of the spectrogram.
-    of_padded = _row_by_row(of_inputs, padded, first, of_outputs)
+    of_padded = row_by_row(of_inputs, padded, first, of_outputs)
     return of_padded, gradients[:-1].reshape(kernel.shape), gradients[-1], None
 
 
@@ -211,7 +204,7 @@ def _convolution_moments(
 
     positions = np.prod([size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True)])
     size = jnp.sum(valid, dtype=padded.dtype) * positions
-    sums, size = sum_over_devices((_row_by_row(products, padded).sum(0), size), axis_name)
+    sums, size = sum_over_devices((row_by_row(products, padded).sum(0), size), axis_name)
     divisor = jnp.maximum(size, 1)
     patch_mean = sums[:-1, -1] / divisor
     covariance = sums[:-1, :-1] / divisor - patch_mean[:, None] * patch_mean

@@ -14,6 +14,7 @@ ROOMS = [
     ["progress"],
     ["config"],
     ["masking"],
+    ["batching"],
     ["features.signal"],
     ["features.mel", "features.mfcc"],
     ["features.frontend"],

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Float, Int
 
+from dslstm_jax.batching import row_by_row
 from dslstm_jax.config import FeaturesConfig
 from dslstm_jax.features.mel import mel_spectrogram, stretch
 from dslstm_jax.features.mfcc import mfcc
@@ -26,8 +28,15 @@ def extract_features(waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], 
       lengths: samples of each waveform.
       config: which features.
     """
-    spectrograms = tuple(
-        stretch(*mel_spectrogram(waveforms, lengths, resolution, config.sample_rate), resolution.frames)
-        for resolution in config.spectrograms
-    )
-    return Features(*mfcc(waveforms, lengths, config.mfcc, config.sample_rate), spectrograms)
+
+    def of_row(waveform: Float[Array, " N"], length: Int[Array, ""]) -> Features:
+        rows = waveform[None], length[None]
+        spectrograms = tuple(
+            stretch(*mel_spectrogram(*rows, resolution, config.sample_rate), resolution.frames)
+            for resolution in config.spectrograms
+        )
+        features = Features(*mfcc(*rows, config.mfcc, config.sample_rate), spectrograms)
+        return jax.tree.map(lambda leaf: leaf[0], features)
+
+    features: Features = row_by_row(of_row, waveforms, lengths, together=8)
+    return features
