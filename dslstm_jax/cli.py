@@ -172,17 +172,23 @@ def _print_evaluation(run: "Run", result: "Evaluation") -> None:
 
 def train(arguments: Train) -> int:
     """dslstm train"""
+    from dslstm_jax.training.parallel import joined_processes
+
+    with joined_processes(arguments.parallel):
+        return _train(arguments)
+
+
+def _train(arguments: Train) -> int:
     from rich.console import Console
 
     from dslstm_jax.data.folds import describe
     from dslstm_jax.evaluation.evaluate import evaluate
     from dslstm_jax.models.recognizer import variable_shapes
     from dslstm_jax.training.loop import fit
-    from dslstm_jax.training.parallel import make_parallel, start_processes
+    from dslstm_jax.training.parallel import make_parallel
     from dslstm_jax.training.run import check_resumable, create_run, open_run
 
     config = _with_absolute_paths(arguments.config)
-    start_processes(arguments.parallel)
     parallel = make_parallel(arguments.parallel, config.training)
     console = Console(quiet=not parallel.leads)
     dataset = _load_dataset(config)

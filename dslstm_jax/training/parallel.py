@@ -5,7 +5,10 @@ The steps of step.py are written for one device and its rows of the batch; what 
 (shard_map); the figures are the same but for rounding.
 """
 
+import atexit
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding,
 
 from dslstm_jax.config import Config, ParallelConfig, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
-from dslstm_jax.errors import ConfigError
+from dslstm_jax.errors import ConfigError, DslstmError
 from dslstm_jax.models.recognizer import Variables
 from dslstm_jax.training.step import Totals, TrainState, eval_step, train_step
 
@@ -60,6 +63,28 @@ def start_processes(config: ParallelConfig) -> None:
     except Exception as error:  # the runtime raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"parallel.coordinator {config.coordinator}: {reason}") from error
+
+
+@contextmanager
+def joined_processes(config: ParallelConfig) -> Iterator[None]:
+    """`start_processes`, for a whole command: if it fails, this process ends at once.
+
+    The runtime would wait for the other processes, which wait for this one, for five minutes.
+    """
+    start_processes(config)
+    try:
+        yield
+    except BaseException as error:
+        if jax.distributed.is_initialized():
+            codes = {DslstmError: 2, KeyboardInterrupt: 130}
+            atexit.register(_end, next((code for kind, code in codes.items() if isinstance(error, kind)), 1))
+        raise
+
+
+def _end(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @dataclass(frozen=True)
