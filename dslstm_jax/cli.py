@@ -195,11 +195,13 @@ def _train(arguments: Train) -> int:
     corpus, split = dataset.corpus, dataset.split
     folds = describe(corpus.utterances, split)
     variable_shapes(config, len(corpus.labels))  # a model that cannot be built is refused before anything is written
-    if arguments.resume and arguments.workdir.exists():
+    goes_on = arguments.resume and (arguments.workdir / "config.json").exists()
+    parallel.wait("run folder looked at")  # by all processes, before one of them makes it
+    if goes_on:
         check_resumable(open_run(arguments.workdir), config, corpus.labels, folds)
     elif parallel.leads:
         create_run(arguments.workdir, config, corpus.labels, folds)
-    parallel.wait("run folder")
+    parallel.wait("run folder made")
     run = open_run(arguments.workdir)
     for side, part in folds.items():
         speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
