@@ -1,0 +1,228 @@
+"""launch/: what each script would start, and two processes really started on this machine."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import MODEL, tiny_config, write_config
+
+from dslstm_jax.cli import _parse
+from dslstm_jax.config import DataConfig
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
+FLAGS = ["configs/quickstart.py", "--workdir", "my runs/$a'b", "--training.epochs", "3"]
+
+
+def environment(**changes):
+    """The scripts find this Python's dslstm; a process has one device."""
+    found = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return found | {"PATH": path, "PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in changes.items()}
+
+
+def dry_run(script, *arguments, **changes):
+    """What the script prints, which starts nothing."""
+    command = [str(LAUNCH / script), *arguments]
+    changes = {"DRY_RUN": 1, **changes}
+    found = subprocess.run(command, env=environment(**changes), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+    return found.stdout
+
+
+def parsed(command):
+    """A printed `dslstm train ...` through the command line's own parser."""
+    start = command.index("dslstm")
+    assert command[start + 1] == "train"
+    arguments = _parse("train", command[start + 2 :])
+    assert str(arguments.workdir) == FLAGS[2]
+    assert arguments.config.training.epochs == 3
+    return arguments
+
+
+def executable(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_shellcheck_has_nothing_to_say():
+    shellcheck = shutil.which("shellcheck", path=environment()["PATH"])
+    assert shellcheck, 'pip install -e ".[dev]"'
+    scripts = [str(path) for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch")]
+    assert len(scripts) == 4
+    found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("script", ["local_processes.sh", "slurm.sbatch", "tpu_vm.sh", "gke.sh"])
+def test_without_arguments_a_script_says_how_it_is_used(script):
+    found = subprocess.run([str(LAUNCH / script)], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith("usage: ")
+
+
+def test_local_processes_are_told_who_they_are():
+    lines = dry_run("local_processes.sh", "2", *FLAGS, JAX_PLATFORMS="cpu").splitlines()
+    found = [parsed(shlex.split(line)).parallel for line in lines]
+    assert [each.process for each in found] == [0, 1]
+    assert {each.processes for each in found} == {2}
+    assert len({each.coordinator for each in found}) == 1
+    assert found[0].coordinator.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(("visible", "shares"), [("0,1", ["0", "1"]), ("4,5,6,7", ["4,5", "6,7"])])
+def test_local_processes_share_the_gpus(visible, shares):
+    lines = dry_run("local_processes.sh", "2", *FLAGS, CUDA_VISIBLE_DEVICES=visible, JAX_PLATFORMS="").splitlines()
+    assert [shlex.split(line)[:2] for line in lines] == [["env", f"CUDA_VISIBLE_DEVICES={share}"] for share in shares]
+
+
+def test_local_processes_ask_the_driver_for_the_gpus(tmp_path):
+    path = executable(tmp_path / "bin" / "nvidia-smi", "echo 0; echo 1").parent
+    changes = {"JAX_PLATFORMS": "", "PATH": f"{path}:{os.environ['PATH']}"}
+    lines = dry_run("local_processes.sh", "2", *FLAGS, **changes).splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+
+
+def test_gpus_that_cannot_be_shared_are_an_error():
+    command = [str(LAUNCH / "local_processes.sh"), "2", *FLAGS]
+    changes = environment(DRY_RUN=1, CUDA_VISIBLE_DEVICES="0,1,2", JAX_PLATFORMS="")
+    found = subprocess.run(command, env=changes, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "2 processes cannot share 3 GPUs" in found.stderr
+
+
+def test_slurm_starts_what_finds_the_others_and_goes_on():
+    command = shlex.split(dry_run("slurm.sbatch", *FLAGS, SLURM_CPUS_PER_TASK=8))
+    assert command[:4] == ["srun", "--kill-on-bad-exit=1", "--gpu-bind=none", "--cpus-per-task=8"]
+    arguments = parsed(command)
+    assert arguments.resume
+    assert arguments.parallel.coordinator == "auto"
+    assert dry_run("slurm.sbatch", *FLAGS, "--resume").count("--resume") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "finished", "requeued"),
+    [(0, True, False), (0, False, True), (143, False, True), (2, False, False)],
+)
+def test_slurm_queues_again_only_what_was_stopped(tmp_path, code, finished, requeued):
+    made = "mkdir -p run/report && touch run/report/report.md;" if finished else ""
+    path = executable(tmp_path / "bin" / "srun", f"{made} exit {code}").parent
+    executable(path / "scontrol", 'echo "scontrol $*"')
+    changes = environment(PATH=f"{path}:{os.environ['PATH']}", SLURM_JOB_ID=7)
+    command = [str(LAUNCH / "slurm.sbatch"), "config.py", "--workdir=run"]
+    found = subprocess.run(command, env=changes, cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout == ("scontrol requeue 7\n" if requeued else "")
+    assert found.returncode == (0 if requeued else code)
+
+
+def test_tpu_hosts_are_given_the_code_and_started():
+    lines = dry_run("tpu_vm.sh", "pod", "us-west4-a", "mine", *FLAGS).splitlines()
+    tar, *remote = [shlex.split(line) for line in lines]
+    assert tar[:3] == ["tar", "-czf", "dslstm_jax.tar.gz"]
+    assert all((ROOT / name).exists() for name in tar[3:])
+    assert [command[4] for command in remote] == ["scp", "ssh", "ssh"]
+    for command in remote:
+        assert command[:4] == ["gcloud", "compute", "tpus", "tpu-vm"]
+        for flags in (["--zone", "us-west4-a"], ["--project", "mine"], ["--worker=all"]):
+            assert " ".join(flags) in " ".join(command)
+    script = remote[-1][remote[-1].index("--command") + 1]
+    subprocess.run(["bash", "-n", "-c", script], check=True)
+    arguments = parsed(shlex.split(script.rpartition(" && ")[2]))
+    assert arguments.resume
+    assert arguments.parallel.coordinator == "auto"
+
+
+def job_set():
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load(dry_run("gke.sh", "quick", "image:1", "4x4", *FLAGS))
+    [job] = found["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    return found, job["template"]["spec"], pod, pod["containers"][0]
+
+
+def test_the_job_set_starts_a_pod_a_host():
+    found, job, pod, container = job_set()
+    assert (found["kind"], found["metadata"]["name"], container["image"]) == ("JobSet", "quick", "image:1")
+    assert job["completions"] == job["parallelism"] == 4
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+    assert container["resources"]["limits"]["google.com/tpu"] == 4
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert found["spec"]["failurePolicy"]["maxRestarts"] > 0
+
+
+@pytest.mark.parametrize(("told", "code", "expected"), [(False, 0, 0), (False, 2, 2), (True, 0, 143)])
+def test_a_pod_that_was_told_to_end_has_not_succeeded(tmp_path, told, code, expected):
+    *_, container = job_set()
+    # Stands for dslstm: keeps its arguments, and ends well a moment after SIGTERM.
+    wait = "trap 'sleep 0.2; touch saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    said = 'printf "%s\\0" dslstm "$@" >arguments'
+    path = executable(tmp_path / "bin" / "dslstm", f"{said}; {wait if told else f'echo ready; exit {code}'}").parent
+    arguments = [argument.replace("$$", "$") for argument in container["args"]]  # as Kubernetes would
+    process = subprocess.Popen(
+        [*container["command"], *arguments],
+        env=environment(PATH=f"{path}:{os.environ['PATH']}"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    if told:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == expected
+    assert (tmp_path / "saved").exists() == told
+    command = parsed((tmp_path / "arguments").read_text().split("\0")[:-1])
+    assert command.resume
+    assert command.parallel.coordinator == "auto"
+
+
+def start(config, run, *flags, **changes):
+    command = [str(LAUNCH / "local_processes.sh"), "2", str(config), "--workdir", str(run), *flags]
+    changes = environment(**changes)
+    return subprocess.Popen(command, env=changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_save_when_told_to_stop_and_go_on(tones, tmp_path):
+    config = tiny_config(tones, data=DataConfig(max_lengths=1), model=replace(MODEL, mfcc_branch=False))
+    # Too many epochs to come to an end before the signal does.
+    config = replace(config, training=replace(config.training, epochs=20))
+    path = write_config(tmp_path / "tiny.py", config)
+    run = tmp_path / "run"
+    process = start(path, run, "--resume")  # of a run that there is not yet
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    said = process.stdout.read()
+    assert process.wait() == 0, said
+    hint = next(line for line in said.splitlines() if line.startswith("local_processes.sh: stopped"))
+    command = shlex.split(hint.partition(": stopped; resume all with: ")[2])
+    assert command == [str(LAUNCH / "local_processes.sh"), "2", str(path), "--workdir", str(run), "--resume"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resumed after epoch" in done.stdout
+    assert done.stdout.count("epoch 20/20") == 1
+    assert done.stdout.count("test WA=") == 1
+    assert (run / "report" / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_a_failing_process_stops_the_others(tones, tmp_path):
+    path = write_config(tmp_path / "tiny.py", tiny_config(tones))
+    # Process 1 looks for its recordings elsewhere, and process 0 would wait for it for minutes.
+    wrong = f'[[ "$*" == *"--parallel.process 1"* ]] && set -- "$@" --corpus.root {tmp_path}/nowhere'
+    dslstm = f'{wrong}; exec {shlex.quote(sys.executable)} -m dslstm_jax "$@"'
+    folder = executable(tmp_path / "bin" / "dslstm", dslstm).parent
+    process = start(path, tmp_path / "run", PATH=f"{folder}:{os.environ['PATH']}")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert "[1] dslstm train: " in said
+    assert "local_processes.sh: process 1 ended with exit code 2; the others are stopped" in said
