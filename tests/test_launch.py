@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny import MODEL, tiny_config, write_config
 
 from dslstm_jax.cli import _parse
@@ -141,7 +142,6 @@ def test_tpu_hosts_are_given_the_code_and_started():
 
 
 def job_set():
-    yaml = pytest.importorskip("yaml")
     found = yaml.safe_load(dry_run("gke.sh", "quick", "image:1", "4x4", *FLAGS))
     [job] = found["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
