@@ -39,6 +39,7 @@ if ! sinfo >/dev/null 2>&1; then
 fi
 
 folder=$(mktemp -d)
+touch "$folder/log"
 job=$(JAX_PLATFORMS=cpu sbatch --parsable --output="$folder/log" --ntasks-per-node=2 launch/slurm.sbatch \
   configs/quickstart.py --workdir "$folder/run" --training.epochs 4)
 await() { # until the log has $2 lines that start with $1
