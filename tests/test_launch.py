@@ -189,7 +189,7 @@ def start(config, run, *flags, **changes):
     return subprocess.Popen(command, env=changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_save_when_told_to_stop_and_go_on(tones, tmp_path):
     config = tiny_config(tones, data=DataConfig(max_lengths=1), model=replace(MODEL, mfcc_branch=False))
     # Too many epochs to come to an end before the signal does.
