@@ -9,7 +9,8 @@ At each step, with h the carried hidden state:
 The normalization comes after the sigmoid, and the carried h is not normalized, as in the authors' code.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,19 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.masking import zero_padding
-from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, normalize, update_running
-from dslstm_jax.recurrence.lstm import LSTMState, initial_state, keep_state_at_padding
+from dslstm_jax.recurrence.batch_norm import (
+    EPSILON,
+    Moments,
+    Statistics,
+    masked_moments,
+    normalize,
+    sum_over_devices,
+    update_running,
+)
+from dslstm_jax.recurrence.lstm import LSTMState, keep_state_at_padding
+
+FRAMES_AT_ONCE = 32
+"""Frames whose input projections are one product. Few enough that what it makes stays in a CPU's cache."""
 
 
 class DSLSTMWeights(NamedTuple):
@@ -46,6 +58,159 @@ class DSLSTMStatistics(NamedTuple):
     """Shared by all steps. [H]"""
 
 
+class _Trace(NamedTuple):
+    """What the backward pass needs of every step."""
+
+    hidden: Float[Array, "T B H"]
+    cell: Float[Array, "T B H"]
+    activations: Float[Array, "T B 6*H"]
+    """The gates before their normalization, and the candidates."""
+    moments: Moments
+    """Those that the gates were normalized by."""
+
+
+def _product(a: Float[Array, "*N I"], b: Float[Array, "I K"]) -> Float[Array, "*N K"]:
+    """Of operands in a's type, added up in float32 at least."""
+    return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=_precise(a.dtype))
+
+
+def _of_kernel(inputs: Float[Array, "T B I"], of_outputs: Float[Array, "T B K"]) -> Float[Array, "I K"]:
+    """The gradient of a kernel that all frames were multiplied by, in one product."""
+    return lax.dot_general(
+        inputs,
+        of_outputs.astype(inputs.dtype),
+        (((0, 1), (0, 1)), ((), ())),
+        preferred_element_type=_precise(inputs.dtype),
+    )
+
+
+def _precise(dtype: Any) -> Any:
+    """The type of states, statistics and sums for sequences of this type."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _recur(
+    train: bool,
+    axis_name: str | None,
+    weights: DSLSTMWeights,
+    x: Float[Array, "T B X"],
+    y: Float[Array, "T B Y"],
+    mask: Bool[Array, "T B"],
+    running: Statistics,
+    initial: LSTMState,
+) -> tuple[Float[Array, "T B H"], LSTMState, Moments]:
+    """Hidden states, final state, and the moments of the gates at every step.
+
+    Its gradient is written by hand: those of the kernels are then one product each after the loop, and the batch
+    norm's needs one sum over the devices a step.
+    """
+    outputs: tuple[Float[Array, "T B H"], LSTMState, Moments]
+    outputs, _ = _recur_forward(train, axis_name, weights, x, y, mask, running, initial)
+    return outputs
+
+
+def _recur_forward(
+    train: bool,
+    axis_name: str | None,
+    weights: DSLSTMWeights,
+    x: Float[Array, "T B X"],
+    y: Float[Array, "T B Y"],
+    mask: Bool[Array, "T B"],
+    running: Statistics,
+    initial: LSTMState,
+) -> tuple[Any, Any]:
+    gates = 4 * initial.hidden.shape[-1]
+    recurrent_kernel = weights.recurrent_kernel.astype(x.dtype)
+
+    def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
+        from_x, from_y, valid, running = inputs
+        z = _product(state.hidden.astype(x.dtype), recurrent_kernel) + weights.bias
+        candidates = jnp.tanh(z[:, gates:] + jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1))
+        raw = jax.nn.sigmoid(z[:, :gates] + from_x[:, :gates] + from_y[:, :gates])
+        if train:
+            moments = masked_moments(raw, valid[:, None], (0,), axis_name, running.mean)
+        else:
+            moments = Moments(running, jnp.ones_like(running.mean[:1]))
+        normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
+        f, i_time, o, i_frequency = jnp.split(normalized, 4, axis=-1)
+        c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
+        cell = f * state.cell + i_time * c_time + i_frequency * c_frequency
+        state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
+        return state, _Trace(*state, jnp.concatenate([raw, candidates], axis=-1), moments)
+
+    projections = _product(x, weights.x_kernel), _product(y, weights.y_kernel)
+    final, trace = lax.scan(step, initial, (*projections, mask, running))
+    return (trace.hidden, final, trace.moments), (weights, x, y, mask, initial, trace)
+
+
+def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    """Gradients of (weights, x, y, mask, running, initial); `of_x` is the gradient of x."""
+    weights, x, y, mask, initial, trace = saved
+    of_hidden, of_final, of_moments = cotangents
+    gates, scale = 4 * initial.hidden.shape[-1], weights.gate_scale
+    recurrent_kernel = weights.recurrent_kernel.astype(x.dtype)
+    before = LSTMState(
+        jnp.concatenate([initial.hidden[None], trace.hidden[:-1]]),
+        jnp.concatenate([initial.cell[None], trace.cell[:-1]]),
+    )
+
+    def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
+        of_output, cell, previous_cell, activations, ((mean, variance), size), (of_mean, of_variance), valid = inputs
+        raw, (c_time, c_frequency) = activations[:, :gates], jnp.split(activations[:, gates:], 2, axis=-1)
+        inverse, centered = lax.rsqrt(variance + EPSILON), raw - mean
+        f, i_time, o, i_frequency = jnp.split(centered * (scale * inverse) + weights.gate_shift, 4, axis=-1)
+        squashed, rows = jnp.tanh(cell), valid[:, None]
+        of_hidden = of_state.hidden + of_output
+        of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
+        of_normalized = jnp.concatenate(
+            [of_cell * previous_cell, of_cell * c_time, of_hidden * squashed, of_cell * c_frequency], axis=-1
+        )
+        of_normalized = jnp.where(rows, of_normalized, 0)
+        of_shift = of_normalized.sum(0)
+        of_factor = (of_normalized * centered).sum(0)
+        of_mean = of_mean - scale * inverse * of_shift
+        of_variance = of_variance - scale * inverse**3 * of_factor / 2
+        of_raw = of_normalized * (scale * inverse)
+        if train:
+            of_statistics = jnp.concatenate([of_mean, of_variance])
+            of_mean, of_variance = jnp.split(
+                sum_over_devices(of_statistics, axis_name) / jnp.maximum(size, 1), 2
+            )
+            of_raw = of_raw + jnp.where(rows, of_mean + 2 * centered * of_variance, 0)
+        of_candidates = [of_cell * i_time * (1 - c_time**2), of_cell * i_frequency * (1 - c_frequency**2)]
+        of_z = jnp.concatenate(
+            [of_raw * raw * (1 - raw), jnp.where(rows, jnp.concatenate(of_candidates, axis=-1), 0)], axis=-1
+        ).astype(x.dtype)
+        of_previous = LSTMState(_product(of_z, recurrent_kernel.T), of_cell * f)
+        of_previous = keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell))
+        return of_previous, (of_z, Statistics(of_mean, of_variance), of_factor * inverse, of_shift)
+
+    of_initial, (of_z, of_running, of_scale, of_shift) = lax.scan(
+        step,
+        of_final,
+        (of_hidden, trace.cell, before.cell, trace.activations, trace.moments, of_moments.statistics, mask),
+        reverse=True,
+    )
+    of_time, of_frequency = of_z[..., gates : gates + gates // 4], of_z[..., gates + gates // 4 :]
+    of_from_x, of_from_y = of_z[..., : gates + gates // 4], jnp.concatenate([of_z[..., :gates], of_frequency], -1)
+    of_weights = DSLSTMWeights(
+        x_kernel=_of_kernel(x, of_from_x),
+        y_kernel=_of_kernel(y, of_from_y),
+        recurrent_kernel=_of_kernel(before.hidden.astype(x.dtype), of_z),
+        bias=of_z.astype(_precise(x.dtype)).sum((0, 1)),
+        gate_scale=of_scale.sum(0),
+        gate_shift=of_shift.sum(0),
+        output_scale=jnp.zeros_like(weights.output_scale),
+        output_shift=jnp.zeros_like(weights.output_shift),
+    )
+    of_x, of_y = _product(of_from_x, weights.x_kernel.T), _product(of_from_y, weights.y_kernel.T)
+    return of_weights, of_x.astype(x.dtype), of_y.astype(y.dtype), None, None if train else of_running, of_initial
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
+
+
 def _rows(statistics: Statistics, steps: int) -> Statistics:
     """The first `steps` rows; the last row is repeated for steps beyond those that have one."""
     return jax.tree.map(lambda rows: rows[jnp.minimum(jnp.arange(steps), rows.shape[0] - 1)], statistics)
@@ -67,6 +232,7 @@ def ds_lstm(
     statistics: DSLSTMStatistics,
     train: bool = False,
     axis_name: str | None = None,
+    remat_every: int = 0,
 ) -> tuple[Float[Array, "B T H"], LSTMState, DSLSTMStatistics]:
     """Runs one DS-LSTM layer over a batch of padded pairs of sequences.
 
@@ -85,39 +251,27 @@ def ds_lstm(
     Returns:
       BN_out of the hidden state after each frame, the state after each row's last valid frame, and the statistics.
     """
-    hidden_size, steps = weights.recurrent_kernel.shape[0], x.shape[1]
-    gates_size = 4 * hidden_size
-    # One product a sequence over all frames; only the recurrent product stays in the loop.
-    from_x = zero_padding(x, mask) @ weights.x_kernel
-    from_y = zero_padding(y, mask) @ weights.y_kernel
-    gates = from_x[..., :gates_size] + from_y[..., :gates_size]
-    projected = jnp.concatenate([gates, from_x[..., gates_size:], from_y[..., gates_size:]], axis=-1) + weights.bias
+    batch, steps = mask.shape
+    chunks = -(-steps // (remat_every or FRAMES_AT_ONCE))
+    frames = -(-steps // chunks)
 
-    def step(
-        state: LSTMState, inputs: tuple[Float[Array, "B 6*H"], Bool[Array, " B"], Statistics]
-    ) -> tuple[LSTMState, tuple[Float[Array, "B H"], Statistics]]:
-        from_inputs, valid, running = inputs
-        z = from_inputs + state.hidden @ weights.recurrent_kernel
-        gates, running = batch_norm(
-            jax.nn.sigmoid(z[:, :gates_size]),
-            valid[:, None],
-            weights.gate_scale,
-            weights.gate_shift,
-            running,
-            axes=(0,),
-            train=train,
-            axis_name=axis_name,
-        )
-        f, i_time, o, i_frequency = jnp.split(gates, 4, axis=-1)
-        c_time, c_frequency = jnp.split(jnp.tanh(z[:, gates_size:]), 2, axis=-1)
-        cell = f * state.cell + i_time * c_time + i_frequency * c_frequency
-        state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
-        return state, (state.hidden, running)
+    def in_chunks(frames_first: Float[Array, "T *A"]) -> Float[Array, "N T//N *A"]:
+        more = [(0, chunks * frames - steps)] + [(0, 0)] * (frames_first.ndim - 1)
+        return jnp.pad(frames_first, more).reshape(chunks, frames, *frames_first.shape[1:])
 
-    start = initial_state(projected, hidden_size) if initial is None else initial
-    final, (hidden, gate_rows) = lax.scan(
-        step, start, (projected.swapaxes(0, 1), mask.T, _rows(statistics.gates, steps))
+    def chunk(state: LSTMState, inputs: Any) -> tuple[LSTMState, Any]:
+        hidden, state, moments = _recur(train, axis_name, weights, *inputs, state)
+        return state, (hidden, moments)
+
+    if initial is None:
+        zeros = jnp.zeros_like(x, shape=(batch, weights.recurrent_kernel.shape[0]), dtype=_precise(x.dtype))
+        initial = LSTMState(zeros, zeros)
+    rows = _rows(statistics.gates, steps)
+    inputs = (zero_padding(x, mask).swapaxes(0, 1), zero_padding(y, mask).swapaxes(0, 1), mask.T, rows)
+    final, by_chunk = lax.scan(
+        jax.checkpoint(chunk, prevent_cse=False) if remat_every else chunk, initial, jax.tree.map(in_chunks, inputs)
     )
+    hidden, gate_moments = jax.tree.map(lambda a: a.reshape(chunks * frames, *a.shape[2:])[:steps], by_chunk)
 
     running = statistics.output
     if train:
@@ -125,8 +279,8 @@ def ds_lstm(
         per_step = jax.tree.map(lambda a: a[:, None], moments.statistics)
         # One set of statistics that meets the steps one after the other.
         running, _ = lax.scan(lambda before, batch: (update_running(before, batch), None), running, moments)
-        statistics = DSLSTMStatistics(_replace_rows(statistics.gates, gate_rows), running)
+        statistics = DSLSTMStatistics(_replace_rows(statistics.gates, update_running(rows, gate_moments)), running)
         outputs = normalize(hidden, per_step, weights.output_scale, weights.output_shift)
     else:
         outputs = normalize(hidden, running, weights.output_scale, weights.output_shift)
-    return zero_padding(outputs.swapaxes(0, 1), mask), final, statistics
+    return zero_padding(outputs.swapaxes(0, 1).astype(x.dtype), mask), final, statistics
