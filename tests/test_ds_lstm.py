@@ -1,5 +1,8 @@
 """The DS-LSTM: equal to the paper's equations, in training too; padding has no influence."""
 
+import importlib
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 from recurrence_checks import check_padding, check_values_and_gradients, largest_difference, random_tree
 
 from dslstm_jax.recurrence import DSLSTMStatistics, DSLSTMWeights, LSTMState, Statistics, ds_lstm
+
+module = importlib.import_module("dslstm_jax.recurrence.ds_lstm")  # whose name in the package is the function's
 
 B, T, X, Y, H = 4, 5, 3, 6, 4
 SHAPES = {
@@ -142,3 +147,94 @@ def test_in_two_parts_equals_the_whole():
     second, last, _ = ds_lstm(weights, x[:, 2:], y[:, 2:], mask[:, 2:], state, statistics=statistics)
     assert largest_difference(jnp.concatenate([first, second], axis=1), whole) < 1e-6
     assert largest_difference(last, final) < 1e-6
+
+
+RAGGED = jnp.arange(T) < jnp.array([T, 2, 4, 3])[:, None]
+
+
+def masked(tree, remat_every=0):
+    weights, x, y, initial = split(tree)
+    statistics = some_statistics(T)
+    outputs, final, new = ds_lstm(
+        weights, x, y, RAGGED, initial, statistics=statistics, train=True, remat_every=remat_every
+    )
+    return outputs, tuple(final), tuple(new.gates), tuple(new.output)
+
+
+@pytest.mark.parametrize(("frames_at_once", "remat_every"), [(2, 0), (32, 2)])
+def test_blocks_of_frames_change_nothing(frames_at_once, remat_every, monkeypatch):
+    """Five frames in three blocks of two, the last of them padded."""
+
+    def in_blocks(tree):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "FRAMES_AT_ONCE", frames_at_once)
+            return masked(tree, remat_every)
+
+    with jax.enable_x64(True):
+        check_values_and_gradients(in_blocks, masked, random_tree(6, **SHAPES), tolerance=1e-12)
+
+
+def test_rematerialization_saves_memory_on_long_sequences():
+    steps, tree = 4000, random_tree(7, **SHAPES)
+    weights, statistics, mask = split(tree)[0], some_statistics(steps), jnp.ones((B, steps), bool)
+
+    def temporary(remat_every):
+        def loss(weights, x, y):
+            outputs, *_ = ds_lstm(weights, x, y, mask, statistics=statistics, train=True, remat_every=remat_every)
+            return jnp.sum(outputs**2)
+
+        sequences = (jax.ShapeDtypeStruct((B, steps, size), jnp.float32) for size in (X, Y))
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(weights, *sequences).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    everything, states = temporary(0), temporary(100)
+    print(f"temporary memory of the gradient: {everything / 1e6:.2f} MB, rematerialized {states / 1e6:.2f} MB")
+    assert states < 0.6 * everything
+
+
+def test_bfloat16_sequences_give_float32_gradients():
+    tree = random_tree(8, **SHAPES)
+    weights, x, y, _ = split(tree)
+    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+
+    def loss(weights, x, y):
+        outputs, final, new = ds_lstm(weights, x, y, RAGGED, statistics=some_statistics(T), train=True)
+        assert outputs.dtype == x.dtype
+        assert {leaf.dtype for leaf in jax.tree.leaves((final, new))} == {jnp.dtype(jnp.float32)}
+        return jnp.sum(jnp.sin(outputs.astype(jnp.float32))), new
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    (_, found_statistics), found = gradient(weights, x, y)
+    (_, statistics), expected = gradient(weights, x.astype(jnp.float32), y.astype(jnp.float32))
+    assert {leaf.dtype for leaf in found[0]} == {jnp.dtype(jnp.float32)}
+    assert found[1].dtype == found[2].dtype == jnp.bfloat16
+    assert 0 < largest_difference(found_statistics, statistics) < 0.02
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(a.astype(jnp.float32) - b) < 0.1 * np.linalg.norm(b)
+    products = str(jax.make_jaxpr(gradient)(weights, x, y)).count("preferred_element_type=float32")
+    assert products >= 9  # x, y and h: forward, for the kernel, for the sequence
+
+
+def test_devices_train_together():
+    """Rows shared by two devices, whose statistics are one: the outputs and gradients of all rows on one."""
+
+    def loss(weights, x, y, mask, axis_name=None):
+        outputs, _, new = ds_lstm(weights, x, y, mask, statistics=some_statistics(T), train=True, axis_name=axis_name)
+        return jnp.sum(jnp.sin(jnp.cumsum(outputs, axis=1))), new
+
+    gradient = partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+
+    def shard(weights, *rows):
+        (value, new), (of_weights, *of_sequences) = gradient(partial(loss, axis_name="data"))(weights, *rows)
+        return jax.lax.psum((value, of_weights), "data"), new, of_sequences
+
+    with jax.enable_x64(True):
+        weights, *sequences, _ = split(random_tree(9, **SHAPES))
+        (value, new), (of_weights, *of_sequences) = gradient(loss)(weights, *sequences, RAGGED)
+        halves = (a.reshape(2, B // 2, *a.shape[1:]) for a in (*sequences, RAGGED))
+        *shared, of_halves = jax.pmap(shard, axis_name="data", in_axes=(None, 0, 0, 0))(weights, *halves)
+        for device in range(2):
+            found = jax.tree.map(lambda a, device=device: a[device], tuple(shared))
+            assert largest_difference(found, ((value, of_weights), new)) < 1e-11
+        joined = [a.reshape(b.shape) for a, b in zip(of_halves, of_sequences, strict=True)]
+        assert largest_difference(joined, of_sequences) < 1e-11

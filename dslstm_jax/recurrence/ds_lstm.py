@@ -27,7 +27,7 @@ from dslstm_jax.recurrence.batch_norm import (
     sum_over_devices,
     update_running,
 )
-from dslstm_jax.recurrence.lstm import LSTMState, keep_state_at_padding
+from dslstm_jax.recurrence.lstm import LSTMState, initial_state, keep_state_at_padding
 
 FRAMES_AT_ONCE = 32
 """Frames whose input projections are one product. Few enough that what it makes stays in a CPU's cache."""
@@ -63,10 +63,12 @@ class _Trace(NamedTuple):
 
     hidden: Float[Array, "T B H"]
     cell: Float[Array, "T B H"]
-    activations: Float[Array, "T B 6*H"]
-    """The gates before their normalization, and the candidates."""
+    gates: Float[Array, "T B 4*H"]
+    """Before their normalization."""
+    c_time: Float[Array, "T B H"]
+    c_frequency: Float[Array, "T B H"]
     moments: Moments
-    """Those that the gates were normalized by."""
+    """Those that the gates are normalized by."""
 
 
 def _product(a: Float[Array, "*N I"], b: Float[Array, "I K"]) -> Float[Array, "*N K"]:
@@ -76,12 +78,8 @@ def _product(a: Float[Array, "*N I"], b: Float[Array, "I K"]) -> Float[Array, "*
 
 def _of_kernel(inputs: Float[Array, "T B I"], of_outputs: Float[Array, "T B K"]) -> Float[Array, "I K"]:
     """The gradient of a kernel that all frames were multiplied by, in one product."""
-    return lax.dot_general(
-        inputs,
-        of_outputs.astype(inputs.dtype),
-        (((0, 1), (0, 1)), ((), ())),
-        preferred_element_type=_precise(inputs.dtype),
-    )
+    rows, of_rows = (a.reshape(-1, a.shape[-1]).astype(inputs.dtype) for a in (inputs, of_outputs))
+    return jnp.matmul(rows.T, of_rows, preferred_element_type=_precise(inputs.dtype))
 
 
 def _precise(dtype: Any) -> Any:
@@ -120,24 +118,24 @@ def _recur_forward(
     running: Statistics,
     initial: LSTMState,
 ) -> tuple[Any, Any]:
-    gates = 4 * initial.hidden.shape[-1]
+    size = initial.hidden.shape[-1]
     recurrent_kernel = weights.recurrent_kernel.astype(x.dtype)
 
     def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
         from_x, from_y, valid, running = inputs
         z = _product(state.hidden.astype(x.dtype), recurrent_kernel) + weights.bias
-        candidates = jnp.tanh(z[:, gates:] + jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1))
-        raw = jax.nn.sigmoid(z[:, :gates] + from_x[:, :gates] + from_y[:, :gates])
+        both, time, frequency = jnp.split(z, [4 * size, 5 * size], axis=-1)
+        raw = jax.nn.sigmoid(both + from_x[:, : 4 * size] + from_y[:, : 4 * size])
+        c_time, c_frequency = jnp.tanh(time + from_x[:, 4 * size :]), jnp.tanh(frequency + from_y[:, 4 * size :])
         if train:
             moments = masked_moments(raw, valid[:, None], (0,), axis_name, running.mean)
         else:
             moments = Moments(running, jnp.ones_like(running.mean[:1]))
         normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
         f, i_time, o, i_frequency = jnp.split(normalized, 4, axis=-1)
-        c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
         cell = f * state.cell + i_time * c_time + i_frequency * c_frequency
         state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
-        return state, _Trace(*state, jnp.concatenate([raw, candidates], axis=-1), moments)
+        return state, _Trace(*state, raw, c_time, c_frequency, moments)
 
     projections = _product(x, weights.x_kernel), _product(y, weights.y_kernel)
     final, trace = lax.scan(step, initial, (*projections, mask, running))
@@ -148,7 +146,7 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
     """Gradients of (weights, x, y, mask, running, initial); `of_x` is the gradient of x."""
     weights, x, y, mask, initial, trace = saved
     of_hidden, of_final, of_moments = cotangents
-    gates, scale = 4 * initial.hidden.shape[-1], weights.gate_scale
+    size, scale = initial.hidden.shape[-1], weights.gate_scale
     recurrent_kernel = weights.recurrent_kernel.astype(x.dtype)
     before = LSTMState(
         jnp.concatenate([initial.hidden[None], trace.hidden[:-1]]),
@@ -156,8 +154,8 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
     )
 
     def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
-        of_output, cell, previous_cell, activations, ((mean, variance), size), (of_mean, of_variance), valid = inputs
-        raw, (c_time, c_frequency) = activations[:, :gates], jnp.split(activations[:, gates:], 2, axis=-1)
+        of_output, frame, previous_cell, (of_mean, of_variance), valid = inputs
+        _, cell, raw, c_time, c_frequency, ((mean, variance), count) = frame
         inverse, centered = lax.rsqrt(variance + EPSILON), raw - mean
         f, i_time, o, i_frequency = jnp.split(centered * (scale * inverse) + weights.gate_shift, 4, axis=-1)
         squashed, rows = jnp.tanh(cell), valid[:, None]
@@ -174,38 +172,32 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
         of_raw = of_normalized * (scale * inverse)
         if train:
             of_statistics = jnp.concatenate([of_mean, of_variance])
-            of_mean, of_variance = jnp.split(
-                sum_over_devices(of_statistics, axis_name) / jnp.maximum(size, 1), 2
-            )
-            of_raw = of_raw + jnp.where(rows, of_mean + 2 * centered * of_variance, 0)
-        of_candidates = [of_cell * i_time * (1 - c_time**2), of_cell * i_frequency * (1 - c_frequency**2)]
-        of_z = jnp.concatenate(
-            [of_raw * raw * (1 - raw), jnp.where(rows, jnp.concatenate(of_candidates, axis=-1), 0)], axis=-1
-        ).astype(x.dtype)
-        of_previous = LSTMState(_product(of_z, recurrent_kernel.T), of_cell * f)
+            of_mean, of_variance = jnp.split(sum_over_devices(of_statistics, axis_name) / jnp.maximum(count, 1), 2)
+            of_raw = of_raw + of_mean + 2 * centered * of_variance
+        of_time = of_cell * i_time * (1 - c_time**2)
+        of_frequency = of_cell * i_frequency * (1 - c_frequency**2)
+        of_z = jnp.where(rows, jnp.concatenate([of_raw * raw * (1 - raw), of_time, of_frequency], axis=-1), 0)
+        of_previous = LSTMState(_product(of_z.astype(x.dtype), recurrent_kernel.T), of_cell * f)
         of_previous = keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell))
         return of_previous, (of_z, Statistics(of_mean, of_variance), of_factor * inverse, of_shift)
 
-    of_initial, (of_z, of_running, of_scale, of_shift) = lax.scan(
-        step,
-        of_final,
-        (of_hidden, trace.cell, before.cell, trace.activations, trace.moments, of_moments.statistics, mask),
-        reverse=True,
-    )
-    of_time, of_frequency = of_z[..., gates : gates + gates // 4], of_z[..., gates + gates // 4 :]
-    of_from_x, of_from_y = of_z[..., : gates + gates // 4], jnp.concatenate([of_z[..., :gates], of_frequency], -1)
+    inputs = (of_hidden, trace, before.cell, of_moments.statistics, mask)
+    of_initial, (of_z, of_running, of_scale, of_shift) = lax.scan(step, of_final, inputs, reverse=True)
+    both, time, frequency = jnp.split(of_z, [4 * size, 5 * size], axis=-1)
+    of_from_x, of_from_y = jnp.concatenate([both, time], axis=-1), jnp.concatenate([both, frequency], axis=-1)
     of_weights = DSLSTMWeights(
         x_kernel=_of_kernel(x, of_from_x),
         y_kernel=_of_kernel(y, of_from_y),
         recurrent_kernel=_of_kernel(before.hidden.astype(x.dtype), of_z),
-        bias=of_z.astype(_precise(x.dtype)).sum((0, 1)),
+        bias=of_z.sum((0, 1)),
         gate_scale=of_scale.sum(0),
         gate_shift=of_shift.sum(0),
         output_scale=jnp.zeros_like(weights.output_scale),
         output_shift=jnp.zeros_like(weights.output_shift),
     )
-    of_x, of_y = _product(of_from_x, weights.x_kernel.T), _product(of_from_y, weights.y_kernel.T)
-    return of_weights, of_x.astype(x.dtype), of_y.astype(y.dtype), None, None if train else of_running, of_initial
+    of_x = _product(of_from_x.astype(x.dtype), weights.x_kernel.T).astype(x.dtype)
+    of_y = _product(of_from_y.astype(y.dtype), weights.y_kernel.T).astype(y.dtype)
+    return of_weights, of_x, of_y, None, None if train else of_running, of_initial
 
 
 _recur.defvjp(_recur_forward, _recur_backward)
@@ -245,13 +237,18 @@ def ds_lstm(
       statistics: running statistics. Sequences may be shorter or longer than their S steps; a step beyond uses the
         last one's, and leaves no trace in them.
       train: normalize by the batch's statistics (over the rows whose frame is valid) and update the running ones.
-      axis_name: the devices over which the batch's statistics are taken: one sum over them for each step, and one for
-        BN_out.
+      axis_name: the devices over which the batch's statistics are taken: one sum over them a step and one for BN_out
+        in each direction; those of the forward pass twice where it is computed again.
+      remat_every: keep only the state before every so many frames for the gradient, and compute what lies between
+        again: less memory for long sequences, about a third more work. 0 keeps everything.
 
     Returns:
       BN_out of the hidden state after each frame, the state after each row's last valid frame, and the statistics.
+
+    Products are of x's and y's type; all else, weights and their gradients included, is in float32 (float64 where the
+    sequences are), but for the outputs, which are of x's type again.
     """
-    batch, steps = mask.shape
+    steps = mask.shape[1]
     chunks = -(-steps // (remat_every or FRAMES_AT_ONCE))
     frames = -(-steps // chunks)
 
@@ -264,8 +261,8 @@ def ds_lstm(
         return state, (hidden, moments)
 
     if initial is None:
-        zeros = jnp.zeros_like(x, shape=(batch, weights.recurrent_kernel.shape[0]), dtype=_precise(x.dtype))
-        initial = LSTMState(zeros, zeros)
+        initial = initial_state(x, weights.recurrent_kernel.shape[0])
+    initial = jax.tree.map(lambda a: a.astype(_precise(x.dtype)), initial)
     rows = _rows(statistics.gates, steps)
     inputs = (zero_padding(x, mask).swapaxes(0, 1), zero_padding(y, mask).swapaxes(0, 1), mask.T, rows)
     final, by_chunk = lax.scan(
