@@ -65,8 +65,7 @@ class _Trace(NamedTuple):
     cell: Float[Array, "T B H"]
     gates: Float[Array, "T B 4*H"]
     """Before their normalization."""
-    c_time: Float[Array, "T B H"]
-    c_frequency: Float[Array, "T B H"]
+    candidates: Float[Array, "T B 2*H"]
     moments: Moments
     """Those that the gates are normalized by."""
 
@@ -118,24 +117,28 @@ def _recur_forward(
     running: Statistics,
     initial: LSTMState,
 ) -> tuple[Any, Any]:
-    size = initial.hidden.shape[-1]
-    recurrent_kernel = weights.recurrent_kernel.astype(x.dtype)
+    gates = 4 * initial.hidden.shape[-1]
+    # Two products: a CPU's second core can compute the candidates.
+    gates_kernel, candidates_kernel = jnp.split(weights.recurrent_kernel.astype(x.dtype), [gates], axis=-1)
 
     def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
         from_x, from_y, valid, running = inputs
-        z = _product(state.hidden.astype(x.dtype), recurrent_kernel) + weights.bias
-        both, time, frequency = jnp.split(z, [4 * size, 5 * size], axis=-1)
-        raw = jax.nn.sigmoid(both + from_x[:, : 4 * size] + from_y[:, : 4 * size])
-        c_time, c_frequency = jnp.tanh(time + from_x[:, 4 * size :]), jnp.tanh(frequency + from_y[:, 4 * size :])
+        hidden = state.hidden.astype(x.dtype)
+        raw = jax.nn.sigmoid(
+            _product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates]
+        )
+        from_inputs = jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1)
+        candidates = jnp.tanh(_product(hidden, candidates_kernel) + weights.bias[gates:] + from_inputs)
         if train:
             moments = masked_moments(raw, valid[:, None], (0,), axis_name, running.mean)
         else:
             moments = Moments(running, jnp.ones_like(running.mean[:1]))
         normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
         f, i_time, o, i_frequency = jnp.split(normalized, 4, axis=-1)
+        c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
         cell = f * state.cell + i_time * c_time + i_frequency * c_frequency
         state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
-        return state, _Trace(*state, raw, c_time, c_frequency, moments)
+        return state, _Trace(*state, raw, candidates, moments)
 
     projections = _product(x, weights.x_kernel), _product(y, weights.y_kernel)
     final, trace = lax.scan(step, initial, (*projections, mask, running))
@@ -146,8 +149,10 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
     """Gradients of (weights, x, y, mask, running, initial); `of_x` is the gradient of x."""
     weights, x, y, mask, initial, trace = saved
     of_hidden, of_final, of_moments = cotangents
-    size, scale = initial.hidden.shape[-1], weights.gate_scale
-    recurrent_kernel = weights.recurrent_kernel.astype(x.dtype)
+    scale = weights.gate_scale
+    kernels = jnp.split(weights.recurrent_kernel, [4 * initial.hidden.shape[-1]], axis=-1)
+    # Transposed once: a product with a kernel that it has to transpose itself takes a CPU longer.
+    gates_kernel, candidates_kernel = lax.optimization_barrier([kernel.T.astype(x.dtype) for kernel in kernels])
     before = LSTMState(
         jnp.concatenate([initial.hidden[None], trace.hidden[:-1]]),
         jnp.concatenate([initial.cell[None], trace.cell[:-1]]),
@@ -155,9 +160,10 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
 
     def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
         of_output, frame, previous_cell, (of_mean, of_variance), valid = inputs
-        _, cell, raw, c_time, c_frequency, ((mean, variance), count) = frame
+        _, cell, raw, candidates, ((mean, variance), count) = frame
         inverse, centered = lax.rsqrt(variance + EPSILON), raw - mean
         f, i_time, o, i_frequency = jnp.split(centered * (scale * inverse) + weights.gate_shift, 4, axis=-1)
+        c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
         squashed, rows = jnp.tanh(cell), valid[:, None]
         of_hidden = of_state.hidden + of_output
         of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
@@ -174,22 +180,28 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
             of_statistics = jnp.concatenate([of_mean, of_variance])
             of_mean, of_variance = jnp.split(sum_over_devices(of_statistics, axis_name) / jnp.maximum(count, 1), 2)
             of_raw = of_raw + of_mean + 2 * centered * of_variance
-        of_time = of_cell * i_time * (1 - c_time**2)
-        of_frequency = of_cell * i_frequency * (1 - c_frequency**2)
-        of_z = jnp.where(rows, jnp.concatenate([of_raw * raw * (1 - raw), of_time, of_frequency], axis=-1), 0)
-        of_previous = LSTMState(_product(of_z.astype(x.dtype), recurrent_kernel.T), of_cell * f)
+        of_gates = jnp.where(rows, of_raw * raw * (1 - raw), 0)
+        of_candidates = jnp.concatenate([of_cell * i_time, of_cell * i_frequency], axis=-1)
+        of_candidates = jnp.where(rows, of_candidates * (1 - candidates**2), 0)
+        of_previous = LSTMState(
+            _product(of_gates.astype(x.dtype), gates_kernel)
+            + _product(of_candidates.astype(x.dtype), candidates_kernel),
+            of_cell * f,
+        )
         of_previous = keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell))
-        return of_previous, (of_z, Statistics(of_mean, of_variance), of_factor * inverse, of_shift)
+        return of_previous, (of_gates, of_candidates, Statistics(of_mean, of_variance), of_factor * inverse, of_shift)
 
     inputs = (of_hidden, trace, before.cell, of_moments.statistics, mask)
-    of_initial, (of_z, of_running, of_scale, of_shift) = lax.scan(step, of_final, inputs, reverse=True)
-    both, time, frequency = jnp.split(of_z, [4 * size, 5 * size], axis=-1)
-    of_from_x, of_from_y = jnp.concatenate([both, time], axis=-1), jnp.concatenate([both, frequency], axis=-1)
+    of_initial, of_frames = lax.scan(step, of_final, inputs, reverse=True)
+    of_gates, of_candidates, of_running, of_scale, of_shift = of_frames
+    of_time, of_frequency = jnp.split(of_candidates, 2, axis=-1)
+    of_from_x, of_from_y = (jnp.concatenate([of_gates, a], axis=-1) for a in (of_time, of_frequency))
+    hidden = before.hidden.astype(x.dtype)
     of_weights = DSLSTMWeights(
         x_kernel=_of_kernel(x, of_from_x),
         y_kernel=_of_kernel(y, of_from_y),
-        recurrent_kernel=_of_kernel(before.hidden.astype(x.dtype), of_z),
-        bias=of_z.sum((0, 1)),
+        recurrent_kernel=jnp.concatenate([_of_kernel(hidden, of_gates), _of_kernel(hidden, of_candidates)], axis=-1),
+        bias=jnp.concatenate([of_gates.sum((0, 1)), of_candidates.sum((0, 1))]),
         gate_scale=of_scale.sum(0),
         gate_shift=of_shift.sum(0),
         output_scale=jnp.zeros_like(weights.output_scale),
@@ -238,7 +250,8 @@ def ds_lstm(
         last one's, and leaves no trace in them.
       train: normalize by the batch's statistics (over the rows whose frame is valid) and update the running ones.
       axis_name: the devices over which the batch's statistics are taken: one sum over them a step and one for BN_out
-        in each direction; those of the forward pass twice where it is computed again.
+        in each direction; those of the forward pass twice where it is computed again. Above 32 frames, steps that
+        fill up the last block of frames count too.
       remat_every: keep only the state before every so many frames for the gradient, and compute what lies between
         again: less memory for long sequences, about a third more work. 0 keeps everything.
 
