@@ -24,6 +24,8 @@ from dslstm_jax.errors import AudioError, ConfigError, DslstmError
 from dslstm_jax.files import to_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dslstm_jax.data.dataset import Dataset
     from dslstm_jax.evaluation.evaluate import Evaluation
     from dslstm_jax.training.run import Run
@@ -44,6 +46,50 @@ class Train:
     """Go on from the newest checkpoint of the run folder."""
     parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
     config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
+
+
+Choose = Literal["validation-best", "last", "test-best"]
+
+
+@dataclass(frozen=True)
+class CrossvalConfig:
+    """How the runs of a cross-validation are trained."""
+
+    choose: Choose | None = None
+    """Which epoch is tested, training.choose of all runs. test-best is peeking, and called so beside every figure."""
+    vmap: bool = False
+    """Train all folds and seeds at once, in one program on one device: for an accelerator that a single run leaves
+    idle. On a CPU it is no faster."""
+
+
+@dataclass(frozen=True)
+class Crossval:
+    """Train and test every fold of a protocol under several seeds, and report on all together.
+
+    Every value of the config can be overridden by a flag.
+    """
+
+    config_file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG.py")]
+    """Config file: FILE.py, or FILE.py:NAME for one of several in it."""
+    workdir: Path | None = None
+    """Folder of all runs and of the report. Default: runs/crossval-CORPUS-PROTOCOL."""
+    protocol: str | None = None
+    """split.protocol, which says more, by a shorter name."""
+    seeds: int = 3
+    """Runs of each fold, from training.seed on; the folds are the same for all."""
+    resume: bool = False
+    """Go on in a folder that holds a part of the runs."""
+    crossval: CrossvalConfig = CrossvalConfig()
+    parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Put cross-validations over the same folds side by side, with paired tests."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Folders of dslstm crossval, at least two."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +216,13 @@ def _print_evaluation(run: "Run", result: "Evaluation") -> None:
     print(f"{result.split} WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
 
 
+def _stopped(console: "Console", resumed: bool) -> int:
+    """Says how a run that was told to end goes on; returns the exit code."""
+    resume = [] if resumed else ["--resume"]
+    console.print("stopped; resume with:", shlex.join(["dslstm", *sys.argv[1:], *resume]), soft_wrap=True)
+    return 0
+
+
 def train(arguments: Train) -> int:
     """dslstm train"""
     from dslstm_jax.training.parallel import joined_processes
@@ -207,9 +260,7 @@ def _train(arguments: Train) -> int:
         speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
         console.print(f"{side}: {len(part['utterances'])} utterances{speakers}", highlight=False, soft_wrap=True)
     if not fit(run, dataset, parallel=parallel, console=console):
-        resume = [] if arguments.resume else ["--resume"]
-        console.print("stopped; resume with:", shlex.join(["dslstm", *sys.argv[1:], *resume]), soft_wrap=True)
-        return 0
+        return _stopped(console, arguments.resume)
     result = evaluate(run, dataset, "test", parallel)
     if parallel.leads:
         print(f"run folder: {run.path}")
@@ -217,6 +268,61 @@ def _train(arguments: Train) -> int:
         if example.record is None:
             print("try:", shlex.join(["dslstm", "predict", "--model", str(run.path), example.path]))
         _print_evaluation(run, result)
+    return 0
+
+
+def crossval(arguments: Crossval) -> int:
+    """dslstm crossval"""
+    from rich.console import Console
+
+    from dslstm_jax.evaluation.crossval import crossvalidate
+    from dslstm_jax.evaluation.results import format_summary
+    from dslstm_jax.models.recognizer import variable_shapes
+    from dslstm_jax.training.parallel import joined_processes, make_parallel
+
+    if arguments.seeds < 1:
+        raise ConfigError(f"seeds is {arguments.seeds}; it must be at least 1")
+    config = arguments.config
+    config = replace(
+        config,
+        split=replace(config.split, protocol=arguments.protocol or config.split.protocol, fold=0),
+        training=replace(config.training, choose=arguments.crossval.choose or config.training.choose),
+    )
+    name = f"crossval-{'-'.join(config.corpus.names) or config.corpus.name}-{Path(config.split.protocol).stem}"
+    path, config = arguments.workdir or Path("runs") / name, _with_absolute_paths(config)
+    settings = arguments.parallel
+    if arguments.crossval.vmap and settings.mode == "auto":
+        settings = replace(settings, mode="single")
+    with joined_processes(settings):
+        parallel = make_parallel(settings, config.training)
+        console = Console(quiet=not parallel.leads)
+        dataset = _load_dataset(config)
+        variable_shapes(config, len(dataset.corpus.labels))
+        results = crossvalidate(
+            path,
+            config,
+            dataset,
+            seeds=arguments.seeds,
+            resume=arguments.resume,
+            vmap=arguments.crossval.vmap,
+            parallel=parallel,
+            console=console,
+        )
+        if results is None:
+            return _stopped(console, arguments.resume)
+        if parallel.leads:
+            print(f"report: {path / 'report' / 'report.md'}")
+            print(format_summary(results))
+        return 0
+
+
+def compare_runs(arguments: Compare) -> int:
+    """dslstm compare"""
+    from dslstm_jax.evaluation.compare import format_comparison, read_comparable
+
+    if len(arguments.runs) < 2:
+        raise ConfigError("give at least two folders of dslstm crossval")
+    print(format_comparison(read_comparable(arguments.runs)))
     return 0
 
 
@@ -347,6 +453,8 @@ def benchmark(arguments: Benchmark) -> int:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "train": (Train, train),
+    "crossval": (Crossval, crossval),
+    "compare": (Compare, compare_runs),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_files),
     "corpora": (Corpora, describe_corpora),
@@ -367,8 +475,11 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
     """The command's dataclass filled from the flags; a mistake becomes one line and exit code 2."""
     arguments: Any = COMMANDS[command][0]
     default: Any = tyro.MISSING_NONPROP
-    if arguments is Train and argv and not argv[0].startswith("-"):
-        default = Train(tyro.MISSING, tyro.MISSING, config=load_config(argv[0]))
+    if argv and not argv[0].startswith("-"):
+        if arguments is Train:
+            default = Train(tyro.MISSING, tyro.MISSING, config=load_config(argv[0]))
+        elif arguments is Crossval:
+            default = Crossval(tyro.MISSING, config=load_config(argv[0]))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -417,7 +528,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dslstm {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hints = {"train": "; go on with --resume", "prepare": "; the same command goes on from here"}
+        hints = dict.fromkeys(("train", "crossval"), "; go on with --resume")
+        hints |= {"prepare": "; the same command goes on from here"}
         print(f"dslstm {command}: interrupted{hints.get(command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has had enough of it

@@ -217,6 +217,9 @@ class TrainingConfig:
     batch_statistics: Literal["synchronized", "local"] = "synchronized"
     """Batch normalization on several devices: over all rows of the batch, or over each device's own (faster; the
     figures then depend on the number of devices)."""
+    choose: Literal["validation-best", "last", "test-best"] = "validation-best"
+    """Which epoch is evaluated and predicts: the one of the best validation UA, the last one, or the one of the best
+    test UA. test-best is peeking, as many papers do, and is called so beside every figure."""
     seed: int = 0
     """Draws the initial weights and the order of the utterances."""
 

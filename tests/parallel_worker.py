@@ -62,7 +62,7 @@ def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") 
         )
     )
     for _ in range(begin, end):
-        state, totals = jax.block_until_ready(learn(state, next(batches)))
+        state, totals = jax.block_until_ready(learn(state, next(batches), np.uint32(0)))
         losses.append(ways.gather(totals))
     if saved and end < STEPS:
         with Checkpoints(Path(saved)) as checkpoints:

@@ -1,22 +1,25 @@
 """evaluate: a run's best checkpoint on one side of its split, and the report of it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from dslstm_jax.config import Config
 from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.evaluation.report import write_report
-from dslstm_jax.training.checkpoint import load_best
-from dslstm_jax.training.loop import add
+from dslstm_jax.training.checkpoint import CHOICES, load_best
+from dslstm_jax.training.loop import add, program_config
 from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Run
+from dslstm_jax.training.step import Totals
 
 Side = Literal["train", "validation", "test"]
 
@@ -33,6 +36,8 @@ class Evaluation:
     loss: float
     confusion: Float[np.ndarray, "C C"]
     labels: tuple[str, ...]
+    probabilities: Float[np.ndarray, "N C"]
+    """Of each utterance, in the order of the split."""
 
     @property
     def wa(self) -> float:
@@ -61,7 +66,7 @@ class Evaluation:
 
 def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
-    config = run.config.split
+    config, choice = run.config.split, CHOICES[run.config.training.choose].words
     dealt = re.fullmatch(r"(speaker|random)[0-9]+", config.protocol)  # the others do not use the seed
     seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
@@ -71,11 +76,17 @@ def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
         who = "speakers shared with training"
     else:
         who = f"{len(speakers)} unseen speaker{'s' if len(speakers) > 1 else ''}"
-    return f"{config.protocol} fold {config.fold}{seed}, {who}, epoch chosen by validation UA"
+    return f"{config.protocol} fold {config.fold}{seed}, {who}, {choice}"
+
+
+@lru_cache(maxsize=8)
+def _predict_step(parallel: Parallel, config: Config) -> Any:
+    """Compiled once for all runs that share it."""
+    return parallel.predict_step(config)
 
 
 def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Evaluation:
-    """Runs the best checkpoint over every utterance of one side and writes the report of the test side.
+    """Runs the chosen checkpoint over every utterance of one side and writes the report of the test side.
 
     Args:
       run: the run folder.
@@ -92,9 +103,19 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
     members = getattr(dataset.split, side)
     batch_size = config.training.evaluation_batch_size
     loader = make_loader(dataset, members, config, batch_size, len(parallel.devices))
-    examine, variables = parallel.eval_step(config), parallel.spread(variables)
-    batches = loader.batches(share=parallel.share, place=parallel.place)
-    totals = add(parallel.gather(examine(variables, batch)) for batch in batches)
+    predict, variables = _predict_step(parallel, program_config(config)), parallel.spread(variables)
+    answers = []
+
+    def examine() -> Iterator[Totals]:
+        for batch in loader.batches(share=parallel.share, place=parallel.place):
+            totals, probabilities = parallel.gather(predict(variables, batch))
+            answers.append(probabilities)
+            yield totals
+
+    totals = add(examine())
+    probabilities = np.zeros((len(dataset.corpus.utterances), len(run.labels)), np.float32)
+    for planned, rows in zip(loader.plan(), answers, strict=True):
+        probabilities[list(planned.members)] = np.asarray(rows)[: len(planned.members)]
     result = Evaluation(
         split=side,
         protocol=_protocol(run, [dataset.corpus.utterances[member] for member in members], side),
@@ -103,6 +124,7 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
         loss=float(totals.loss / totals.utterances),
         confusion=np.asarray(totals.confusion),
         labels=run.labels,
+        probabilities=probabilities[list(members)],
     )
     if side == "test" and parallel.leads:
         write_report(

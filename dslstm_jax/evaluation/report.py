@@ -33,7 +33,7 @@ def format_confusion(matrix: Matrix, labels: Sequence[str]) -> str:
     counts = np.asarray(matrix, np.float64)
     header = ["truth \\ predicted", *labels, "recall"]
     rows = [
-        [label, *(f"{count:.0f}" for count in row), _percent(recall)]
+        [label, *(f"{count:.0f}" for count in row), format_percent(recall)]
         for label, row, recall in zip(labels, counts, recalls(counts), strict=True)
     ]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
@@ -70,7 +70,7 @@ def draw_confusion(matrix: Matrix, labels: Sequence[str], path: str | Path, titl
     for (truth, prediction), share in np.ndenumerate(shares):
         ink = "white" if share > 0.6 else INK
         place: dict[str, Any] = {"ha": "center", "color": ink, "alpha": 1.0 if share > 0 else 0.45}
-        axes.text(prediction, truth - 0.06, _percent(share, 0), va="bottom", fontsize=11, **place)
+        axes.text(prediction, truth - 0.06, format_percent(share, 0), va="bottom", fontsize=11, **place)
         axes.text(prediction, truth + 0.06, f"{counts[truth, prediction]:.0f}", va="top", fontsize=8, **place)
 
     slanted = max(len(label) for label in labels) > 9
@@ -90,7 +90,7 @@ def draw_confusion(matrix: Matrix, labels: Sequence[str], path: str | Path, titl
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted", color=INK, labelpad=8)
     axes.set_ylabel("truth", color=INK, labelpad=8)
-    bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=28, format=lambda share, _: _percent(share, 0))
+    bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=28, format=lambda share, _: format_percent(share, 0))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
     bar.set_label("share of the true class", fontsize=9, color=INK)
@@ -167,7 +167,7 @@ def write_report(
     folder = make_folder(folder)
     protocol = protocol.strip().rstrip(".")
     counts = np.asarray(matrix, np.float64)
-    wa, ua = _percent(weighted_accuracy(counts)), _percent(unweighted_accuracy(counts))
+    wa, ua = format_percent(weighted_accuracy(counts)), format_percent(unweighted_accuracy(counts))
     draw_confusion(counts, labels, folder / "confusion.png", f"{title}\n{protocol}: WA {wa}, UA {ua}")
     if records:
         draw_curves(records, folder / "curves.png", f"{title}\n{protocol}", best_epoch)
@@ -179,14 +179,14 @@ def write_report(
         "",
         "| protocol | utterances | WA | UA | macro-F1 |",
         "|---|---:|---:|---:|---:|",
-        f"| {_cell(protocol)} | {counts.sum():.0f} | {wa} | {ua} | {_percent(macro_f1(counts))} |",
+        f"| {cell(protocol)} | {counts.sum():.0f} | {wa} | {ua} | {format_percent(macro_f1(counts))} |",
         "",
         "WA is the share of all utterances that are recognized, UA the mean of the recalls of the classes.",
         "",
         "| class | utterances | recall |",
         "|---|---:|---:|",
         *(
-            f"| {_cell(label)} | {occurrences:.0f} | {_percent(recall)} |"
+            f"| {cell(label)} | {occurrences:.0f} | {format_percent(recall)} |"
             for label, occurrences, recall in zip(labels, counts.sum(axis=1), recalls(counts), strict=True)
         ),
         "",
@@ -217,10 +217,11 @@ def _save(figure: "Figure", path: str | Path, title: str) -> None:
         FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=150)
 
 
-def _percent(share: float, decimals: int = 1) -> str:
+def format_percent(share: float, decimals: int = 1) -> str:
+    """Such as "61.3 %"; a dash for NaN."""
     return "-" if math.isnan(share) else f"{100 * share:.{decimals}f} %"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that may stand in a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")

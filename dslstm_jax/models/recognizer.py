@@ -116,6 +116,7 @@ def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:
 def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
     """New weights, drawn as PyTorch draws them; the same for the same key on any machine."""
     # Drawing the numbers is quick and compiling the drawing is not: on a CPU most of it is LLVM's optimizer.
+    config = Config(features=config.features, model=config.model)  # runs that differ elsewhere share the program
     hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(_initialize, static_argnames=("config", "classes"), compiler_options=hurry)(
         key, config=config, classes=classes

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -34,8 +35,24 @@ from dslstm_jax.models.recognizer import Variables, variable_shapes
 from dslstm_jax.training.run import Record, Run
 from dslstm_jax.training.step import Totals, TrainState
 
-SCORE = "validation_ua"
-"""The figure that chooses the epoch; of equal ones the latest."""
+SCORE = "score"
+"""What the figure that chooses the epoch is called in a checkpoint; of equal ones the latest is chosen."""
+
+
+class Choice(NamedTuple):
+    """A rule of training.choose."""
+
+    figure: str
+    """Of an epoch's record: the checkpoints of the best two are kept."""
+    words: str
+    """For reports."""
+
+
+CHOICES = {
+    "validation-best": Choice("validation_ua", "epoch chosen by validation UA"),
+    "last": Choice("validation_ua", "last epoch"),
+    "test-best": Choice("test_ua", "peeking: test chooses the epoch"),
+}
 
 _DIGESTS = "SHA256SUMS"
 _METRICS = "metrics/metrics"  # where Orbax puts the score
@@ -100,7 +117,7 @@ class Checkpoints:
         replaced.
 
         Args:
-          score: the validation UA at the end of an epoch; None in the middle of one, which is never the best.
+          score: the figure that chooses, at the end of an epoch; None in the middle of one, which is never the best.
 
         Raises:
           RunError: this save or the one before failed, for want of space for example.
@@ -184,17 +201,20 @@ class Checkpoints:
         )
         return latest, Progress.from_dict(restored["progress"])
 
-    def restore_best(self, variables: Any, *, sharding: Sharding | None = None) -> tuple[Variables, int]:
-        """The variables of the epoch with the best validation UA, and that epoch. It only reads.
+    def restore_best(
+        self, variables: Any, *, last: bool = False, sharding: Sharding | None = None
+    ) -> tuple[Variables, int]:
+        """The variables of the epoch with the best score, and that epoch. It only reads.
 
         Args:
           variables: shapes and types, such as `variable_shapes` gives.
+          last: take the newest epoch instead.
           sharding: where the arrays shall lie; by default on this process's first device.
 
         Raises:
           RunError: no epoch was finished, or the best one's checkpoint is damaged or of another model.
         """
-        step = self._agree(self._best)
+        step = self._agree(partial(self._best, last))
         if step is None:
             raise RunError(f"{self.folder} holds no checkpoint: the run was stopped in its first epoch; --resume it")
         items = {
@@ -304,11 +324,11 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         (self.folder / str(step)).rename(aside)
 
-    def _best(self) -> int | None:
+    def _best(self, last: bool) -> int | None:
         scores = {step: score for step in self._steps() if (score := self._read_score(step)) is not None}
         if not scores:
             return None
-        step = max(scores, key=lambda step: (scores[step], step))
+        step = max(scores, key=lambda step: (0.0 if last else scores[step], step))
         if fault := _fault(self.folder / str(step)):
             raise self._damage(step, fault)
         return step
@@ -341,13 +361,14 @@ class Checkpoints:
 
 
 def load_best(run: Run) -> tuple[Variables, int]:
-    """The variables of the epoch that validation chose, and that epoch. It only reads.
+    """The variables of the epoch that training.choose names, and that epoch. It only reads.
 
     Raises:
       RunError: there is no checkpoint, or it is damaged or of another model.
     """
     with Checkpoints(run.checkpoints) as checkpoints:
-        return checkpoints.restore_best(variable_shapes(run.config, len(run.labels)))
+        last = run.config.training.choose == "last"
+        return checkpoints.restore_best(variable_shapes(run.config, len(run.labels)), last=last)
 
 
 def _training_only(state: TrainState) -> dict[str, Any]:
@@ -357,7 +378,7 @@ def _training_only(state: TrainState) -> dict[str, Any]:
 
 
 def _score(metrics: Mapping[str, Any]) -> float:
-    score = float(metrics[SCORE])
+    (score,) = map(float, metrics.values())
     return -math.inf if math.isnan(score) else score
 
 

@@ -1,25 +1,96 @@
-"""fit: epochs of training, validation after each, a checkpoint of each; the best validation UA chooses."""
+"""fit: epochs of training, validation after each, a checkpoint of each; the best validation UA chooses.
+
+What a run does is written as a `Course`, which asks for one step after the other. Whoever follows it decides how the
+steps are computed: `fit` those of one run, `together.py` those of many runs at once.
+"""
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 
+from dslstm_jax.config import Config, CorpusConfig, SplitConfig, TrainingConfig
 from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.pipeline import Loader, PlannedBatch, make_loader, padding
+from dslstm_jax.data.pipeline import Batch, Loader, PlannedBatch, make_loader, padding
 from dslstm_jax.errors import RunError
 from dslstm_jax.progress import progress_bar
-from dslstm_jax.training.checkpoint import SCORE, Checkpoints, Progress
+from dslstm_jax.training.checkpoint import CHOICES, Checkpoints, Progress
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Record, Run
-from dslstm_jax.training.step import Totals, create_state, make_optimizer
+from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer
+
+
+class Begin(NamedTuple):
+    """Take this state, at the run's first step or where it was stopped."""
+
+    state: TrainState
+    optimizer: optax.GradientTransformation
+
+
+class Learn(NamedTuple):
+    """Take a training step; the answer is its Totals."""
+
+    batch: Batch
+
+
+class Examine(NamedTuple):
+    """Evaluate a batch; the answer is its Totals."""
+
+    batch: Batch
+
+
+class Fetch(NamedTuple):
+    """The answer is the state, to be saved."""
+
+
+Request = Begin | Learn | Examine | Fetch
+Course = Generator[Request, Any, bool]
+"""One run's training, as what it asks for; its value is what `fit` returns."""
+
+
+class Display(NamedTuple):
+    """Where the progress goes."""
+
+    tell: Callable[[str], None]
+    """Takes a line."""
+    bar: Callable[[str, int, int], AbstractContextManager[Callable[..., None]]]
+    """As `progress_bar`, of utterances."""
+
+
+def display_on(console: Console) -> Display:
+    """Lines and a bar on the console."""
+    return Display(partial(console.print, highlight=False, soft_wrap=True), partial(progress_bar, console))
+
+
+def program_config(config: Config) -> Config:
+    """The config without what no program depends on: runs that differ in it share what is compiled."""
+    return replace(config, corpus=CorpusConfig(), split=SplitConfig(), training=replace(config.training, seed=0))
+
+
+@lru_cache(maxsize=64)
+def _optimizer(config: TrainingConfig, steps: int) -> optax.GradientTransformation:
+    """The same object for the same settings, so that `_steps` knows it."""
+    return make_optimizer(config, steps)
+
+
+@lru_cache(maxsize=8)
+def _steps(parallel: Parallel, config: Config, optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
+    return parallel.train_step(config, optimizer), parallel.eval_step(config)
+
+
+def seed_of(run: Run) -> np.uint32:
+    """training.seed as the train step takes it."""
+    return np.uint32(run.config.training.seed & 0xFFFFFFFF)
 
 
 def add(totals: Iterable[Totals]) -> Totals:
@@ -66,10 +137,10 @@ class _Sum:
 
     def __init__(self, start: Totals | None) -> None:
         self.totals = start
-        self._waiting: tuple[Totals, Callable[[], str]] | None = None
+        self._waiting: tuple[Totals, Callable[[], str] | None] | None = None
 
-    def push(self, totals: Totals, name: Callable[[], str]) -> None:
-        """Takes a batch's totals and what to call the batch, and adds those of the one before."""
+    def push(self, totals: Totals, name: Callable[[], str] | None = None) -> None:
+        """Takes a batch's totals, and in training what to call the batch; adds those of the one before."""
         waiting, self._waiting = self._waiting, (totals, name)
         self._add(waiting)
 
@@ -79,12 +150,12 @@ class _Sum:
         self._add(waiting)
         return self.totals
 
-    def _add(self, waiting: tuple[Totals, Callable[[], str]] | None) -> None:
+    def _add(self, waiting: tuple[Totals, Callable[[], str] | None] | None) -> None:
         if waiting is None:
             return
         totals, name = waiting
         self.totals = _sum(self.totals, totals)
-        if not math.isfinite(self.totals.loss):
+        if name is not None and not math.isfinite(self.totals.loss):
             raise RunError(f"the training loss is not finite in {name()}; lower --training.learning-rate")
 
 
@@ -114,61 +185,115 @@ def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> 
     Raises:
       RunError: the loss is no longer finite, or a checkpoint cannot be restored or written.
     """
-    config, training, devices = run.config, run.config.training, len(parallel.devices)
-    rows = devices * training.accumulate
-    train = make_loader(dataset, dataset.split.train, config, training.batch_size, rows)
-    validation = make_loader(dataset, dataset.split.validation, config, training.evaluation_batch_size, devices)
-    tell = partial(console.print, highlight=False, soft_wrap=True)
-    tell(_describe_batches(train))
+    with parallel.told_to_stop() as told_to_stop:
+        return follow(course(run, dataset, parallel, display_on(console), told_to_stop), run, parallel)
 
-    optimizer = make_optimizer(training, train.steps)
-    learn, examine = parallel.train_step(config, optimizer), parallel.eval_step(config)
-    read = partial(Loader.batches, share=parallel.share, place=parallel.place)
+
+def follow(course: Course, run: Run, parallel: Parallel) -> bool:
+    """Computes what a course asks for on the devices; returns its value."""
+    config, seed, reply = program_config(run.config), seed_of(run), None
+    with closing(course):
+        while True:
+            try:
+                request = course.send(reply)
+            except StopIteration as end:
+                return bool(end.value)
+            match request:
+                case Begin(state, optimizer):
+                    learn, examine = _steps(parallel, config, optimizer)
+                    state, reply = parallel.spread(state), None
+                case Learn(batch):
+                    state, totals = learn(state, batch, seed)
+                    reply = parallel.gather(totals)
+                case Examine(batch):
+                    reply = parallel.gather(examine(state.evaluated, batch))
+                case Fetch():
+                    reply = parallel.gather(state)
+
+
+def course(
+    run: Run,
+    dataset: Dataset,
+    parallel: Parallel,
+    display: Display,
+    told_to_stop: Callable[[int], bool],
+    place: Callable[[Batch], Batch] | None = None,
+) -> Course:
+    """All that `fit` does for a run but the steps, which it asks for.
+
+    Args:
+      run: as in `fit`.
+      dataset: as in `fit`; `test` is examined only where training.choose is test-best.
+      parallel: the devices that the batches are read for.
+      display: where the progress goes.
+      told_to_stop: asked after each step.
+      place: what is done to a batch once it is read; by default it is brought to the devices.
+    """
+    config, training, devices = run.config, run.config.training, len(parallel.devices)
+    choosing = CHOICES[training.choose].figure
+    train = make_loader(dataset, dataset.split.train, config, training.batch_size, devices * training.accumulate)
+    examined_sides = ("validation", "test") if training.choose == "test-best" else ("validation",)
+    sides = {
+        side: make_loader(dataset, getattr(dataset.split, side), config, training.evaluation_batch_size, devices)
+        for side in examined_sides
+    }
+    display.tell(_describe_batches(train))
+
+    optimizer = _optimizer(replace(training, seed=0), train.steps)
+    read = partial(Loader.batches, share=parallel.share, place=place or parallel.place)
     state, progress = create_state(config, len(run.labels), optimizer), Progress()
 
-    with Checkpoints(run.checkpoints) as checkpoints, parallel.told_to_stop() as told_to_stop:
+    with Checkpoints(run.checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(
-            state, warn=lambda line: tell(f"warning: {line}"), sharding=parallel.everywhere
+            state, warn=lambda line: display.tell(f"warning: {line}"), sharding=parallel.everywhere
         )
         if restored is not None:
             state, progress = restored
             middle = f" and {progress.batches} batches" if progress.batches else ""
-            tell(f"resumed after epoch {progress.epoch - 1}{middle}")
-        state, records = parallel.spread(state), list(progress.records)
+            display.tell(f"resumed after epoch {progress.epoch - 1}{middle}")
+        yield Begin(state, optimizer)
+        del state  # the steps use it up
+        records = list(progress.records)
         with _log(run, records, parallel) as log:
             for epoch in range(progress.epoch, training.epochs + 1):
                 started, before = time.perf_counter(), progress.batches
                 learned, shuffle = _Sum(progress.totals), (training.seed, epoch)
                 plan, stop = train.plan(shuffle), False
-                with progress_bar(console, f"epoch {epoch}/{training.epochs}", train.steps, before) as done:
+                seen = sum(len(batch.members) for batch in plan[:before])
+                with display.bar(f"epoch {epoch}/{training.epochs}", len(train.members), seen) as done:
                     for number, batch in enumerate(read(train, shuffle, start=before), start=before + 1):
-                        state, totals = learn(state, batch)
-                        learned.push(
-                            parallel.gather(totals), partial(_name_batch, dataset, plan[number - 1], epoch, number)
-                        )
-                        done()
+                        totals = yield Learn(batch)
+                        learned.push(totals, partial(_name_batch, dataset, plan[number - 1], epoch, number))
+                        done(len(plan[number - 1].members))
                         stop = told_to_stop((epoch - 1) * train.steps + number)
                         if number < train.steps and (stop or number % training.checkpoint_every == 0):
                             progress = Progress(epoch, number, learned.flush(), records)
-                            checkpoints.save(parallel.gather(state), progress)
+                            checkpoints.save((yield Fetch()), progress)
                         if stop and number < train.steps:
                             return False
+                # Only now is the last step done: it was started when it was asked for.
+                totals = _not_none(learned.flush())
                 seconds = time.perf_counter() - started
-                examined = add(parallel.gather(examine(state.evaluated, batch)) for batch in read(validation))
-                record = {
-                    "epoch": epoch,
-                    **figures(_not_none(learned.flush()), "train"),
-                    **figures(examined, "validation"),
-                    "utterances_per_second": sum(len(batch.members) for batch in plan[before:]) / seconds,
-                }
+                record = {"epoch": epoch, **figures(totals, "train")}
+                for side, loader in sides.items():
+                    record |= figures((yield from _examine(read(loader))), side)
+                record["utterances_per_second"] = (len(train.members) - seen) / seconds
                 records = [*records, record]
                 progress = Progress(epoch + 1, records=records)
-                checkpoints.save(parallel.gather(state), progress, record[SCORE])
+                checkpoints.save((yield Fetch()), progress, record[choosing])
                 log(records)
-                tell(_describe(record, training.epochs))
+                display.tell(_describe(record, training.epochs))
                 if stop and epoch < training.epochs:
                     return False
     return True
+
+
+def _examine(batches: Iterable[Batch]) -> Generator[Request, Any, Totals]:
+    """The sum over the batches of one side."""
+    examined = _Sum(None)
+    for batch in batches:
+        examined.push((yield Examine(batch)))
+    return _not_none(examined.flush())
 
 
 def _name_batch(dataset: Dataset, batch: PlannedBatch, epoch: int, number: int) -> str:

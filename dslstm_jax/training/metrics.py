@@ -1,7 +1,8 @@
 """One masked confusion matrix, and the figures that come from it.
 
 A matrix counts utterances: rows are the truth, columns the prediction. Matrices of batches, devices and folds are
-merged by adding them. Every function works inside `jit`; given a NumPy matrix it computes in NumPy (float64).
+merged by adding them, and a figure of many, [..., C, C], is [...]. Every function works inside `jit`; given a NumPy
+matrix it computes in NumPy (float64).
 """
 
 from types import ModuleType
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-Matrix = Num[Array, "C C"] | Num[np.ndarray, "C C"]
+Matrix = Num[Array, "*S C C"] | Num[np.ndarray, "*S C C"]
 
 
 def confusion_matrix(
@@ -36,30 +37,34 @@ def confusion_matrix(
 def weighted_accuracy(matrix: Matrix) -> Any:
     """WA: the share of utterances that are recognized, in [0, 1]; NaN where nothing was counted."""
     xp = _namespace(matrix)
-    return _ratio(xp, xp.trace(matrix), xp.sum(matrix), xp.nan)
+    return _ratio(xp, xp.sum(_hits(xp, matrix), axis=-1), xp.sum(matrix, axis=(-2, -1)), xp.nan)
 
 
 def recalls(matrix: Matrix) -> Any:
-    """Recall of each class, [C], in [0, 1]; NaN for a class that does not occur."""
+    """Recall of each class, [..., C], in [0, 1]; NaN for a class that does not occur."""
     xp = _namespace(matrix)
-    return _ratio(xp, xp.diagonal(matrix), xp.sum(matrix, axis=1), xp.nan)
+    return _ratio(xp, _hits(xp, matrix), xp.sum(matrix, axis=-1), xp.nan)
 
 
 def unweighted_accuracy(matrix: Matrix) -> Any:
     """UA: the mean recall of the classes that occur, in [0, 1]; NaN where nothing was counted."""
     xp = _namespace(matrix)
-    occurrences = xp.sum(matrix, axis=1)
-    recall = _ratio(xp, xp.diagonal(matrix), occurrences, 0)
-    return _ratio(xp, xp.sum(recall), xp.sum(occurrences > 0), xp.nan)
+    occurrences = xp.sum(matrix, axis=-1)
+    recall = _ratio(xp, _hits(xp, matrix), occurrences, 0)
+    return _ratio(xp, xp.sum(recall, axis=-1), xp.sum(occurrences > 0, axis=-1), xp.nan)
 
 
 def macro_f1(matrix: Matrix) -> Any:
     """Mean F1 of the classes that occur or are predicted, in [0, 1] (scikit-learn's `f1_score(average="macro")`);
     NaN where nothing was counted."""
     xp = _namespace(matrix)
-    occurrences_and_predictions = xp.sum(matrix, axis=1) + xp.sum(matrix, axis=0)
-    f1 = _ratio(xp, 2 * xp.diagonal(matrix), occurrences_and_predictions, 0)
-    return _ratio(xp, xp.sum(f1), xp.sum(occurrences_and_predictions > 0), xp.nan)
+    occurrences_and_predictions = xp.sum(matrix, axis=-1) + xp.sum(matrix, axis=-2)
+    f1 = _ratio(xp, 2 * _hits(xp, matrix), occurrences_and_predictions, 0)
+    return _ratio(xp, xp.sum(f1, axis=-1), xp.sum(occurrences_and_predictions > 0, axis=-1), xp.nan)
+
+
+def _hits(xp: ModuleType, matrix: Matrix) -> Any:
+    return xp.diagonal(matrix, axis1=-2, axis2=-1)
 
 
 def _namespace(matrix: Matrix) -> ModuleType:

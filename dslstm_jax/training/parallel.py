@@ -21,12 +21,13 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import Array, Float
 
 from dslstm_jax.config import Config, ParallelConfig, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.errors import ConfigError, DslstmError
 from dslstm_jax.models.recognizer import Variables
-from dslstm_jax.training.step import Totals, TrainState, eval_step, train_step
+from dslstm_jax.training.step import Totals, TrainState, eval_step, predict_step, train_step
 
 AXIS = "data"
 
@@ -172,26 +173,32 @@ class Parallel:
 
     def train_step(
         self, config: Config, optimizer: optax.GradientTransformation
-    ) -> Callable[[TrainState, Batch], tuple[TrainState, Totals]]:
-        """`step.train_step` on all devices; the state it is given is used up."""
-        return self._run(partial(train_step, config=config, optimizer=optimizer), donate=True)
+    ) -> Callable[[TrainState, Batch, np.uint32], tuple[TrainState, Totals]]:
+        """`step.train_step` on all devices; the state it is given is used up. The seed comes last."""
+        return self._run(partial(train_step, config=config, optimizer=optimizer), with_seed=True)
 
     def eval_step(self, config: Config) -> Callable[[Variables, Batch], Totals]:
         """`step.eval_step` on all devices."""
-        return self._run(partial(eval_step, config=config), donate=False)
+        return self._run(partial(eval_step, config=config))
 
-    def _run(self, step: Callable[..., Any], *, donate: bool) -> Callable[..., Any]:
-        used_up = (0,) if donate else ()
+    def predict_step(self, config: Config) -> Callable[[Variables, Batch], tuple[Totals, Float[Array, "B C"]]]:
+        """`step.predict_step` on all devices."""
+        return self._run(partial(predict_step, config=config))
+
+    def _run(self, step: Callable[..., Any], *, with_seed: bool = False) -> Callable[..., Any]:
+        """The step of (replicated, batch), or in training of (state, batch, seed), whose state is used up."""
+        used_up = (0,) if with_seed else ()
         if self.mode == "single":
             return jax.jit(step, donate_argnums=used_up)
         step = partial(step, axis_name=AXIS)
         if self.mode == "pmap":
-            return jax.pmap(step, axis_name=AXIS, donate_argnums=used_up)
+            in_axes = (0, 0, None) if with_seed else (0, 0)
+            return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=used_up)
         # check_vma=False: gradients stay local until the step adds them up, as under pmap.
         spread = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS), *([PartitionSpec()] if with_seed else [])),
             out_specs=PartitionSpec(),
             check_vma=False,
         )

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Run:
         Raises:
           RunError: the file is missing or damaged.
         """
-        folds: dict[str, Any] = _read_json(self.path / "folds.json")
+        folds: dict[str, Any] = read_json(self.path / "folds.json")
         return folds
 
 
@@ -70,11 +71,27 @@ def describe_environment() -> dict[str, Any]:
     packages = ("dslstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "soxr")
     return {
         "command": sys.argv,
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": [device.device_kind for device in jax.devices()],
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def _commit() -> str | None:
+    """The commit of this code, with -dirty where it was changed; None where it is not run from a repository."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside another repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def create_run(path: Path, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> Run:
@@ -103,8 +120,8 @@ def open_run(path: Path) -> Run:
         raise RunError(f"{path}: no such run folder; make one with dslstm train CONFIG.py --workdir {path}")
     if not (path / "config.json").is_file():
         raise RunError(f"{path} is not a run folder: it has no config.json")
-    config = from_dict(_read_json(path / "config.json"), source=str(path / "config.json"))
-    return Run(path, config, tuple(_read_json(path / "labels.json")))
+    config = from_dict(read_json(path / "config.json"), source=str(path / "config.json"))
+    return Run(path, config, tuple(read_json(path / "labels.json")))
 
 
 def check_resumable(run: Run, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> None:
@@ -113,19 +130,28 @@ def check_resumable(run: Run, config: Config, labels: Sequence[str], folds: Mapp
     Raises:
       RunError: naming the first field that differs, or that the recordings changed.
     """
-    before, now = _flatten(to_dict(run.config)), _flatten(to_dict(config))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise RunError(
-                f"{run.path} was run with {name} = {before.get(name)}, not {now.get(name)}; "
-                "resume with the same settings or give another --workdir"
-            )
+    check_same_settings(run.path, to_dict(run.config), to_dict(config))
     if list(labels) != list(run.labels) or folds != run.read_folds():
         raise RunError(f"{run.path}: the corpus or its split changed since the run began; give another --workdir")
 
 
+def check_same_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on in the folder with other settings, nested dictionaries, than it was begun with.
+
+    Raises:
+      RunError: naming the first field that differs.
+    """
+    begun, asked = _flatten(before), _flatten(now)
+    for name in sorted(begun.keys() | asked.keys()):
+        if begun.get(name) != asked.get(name):
+            raise RunError(
+                f"{path} was run with {name} = {begun.get(name)}, not {asked.get(name)}; "
+                "resume with the same settings or give another --workdir"
+            )
+
+
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(values, dict):
+    if isinstance(values, Mapping):
         return {
             key: leaf
             for name, value in values.items()
@@ -134,7 +160,12 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: values}
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What is in a JSON file.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
     return _parse_json(_read_text(path), path)
 
 

@@ -96,13 +96,13 @@ class _Rows(NamedTuple):
     keys: Key[Array, " B"] | None
 
 
-def _draw(state: TrainState, batch: Batch, config: Config) -> _Rows:
+def _draw(state: TrainState, batch: Batch, config: Config, seed: int | Int[Array, ""]) -> _Rows:
     """The batch with a key for each utterance, where anything is to be drawn, and mixed up if the config says so."""
     waveforms, targets, keys = batch.waveforms, _targets(state.variables, batch), None
     if is_on(config.augmentation) or config.model.dropout > 0:
         # Threefry by name: other generators' draws for an utterance depend on the rest of the batch.
-        seed = jax.random.key(config.training.seed, impl="threefry2x32")
-        keys = example_keys(jax.random.fold_in(seed, state.step), batch.examples)
+        key = jax.random.key(seed, impl="threefry2x32")
+        keys = example_keys(jax.random.fold_in(key, state.step), batch.examples)
         if config.augmentation.mixup > 0:
             waveforms, targets = mixup(
                 keys, waveforms, batch.lengths, targets, batch.weights, config.augmentation.mixup
@@ -160,6 +160,7 @@ def _accumulate(variables: Variables, rows: _Rows, config: Config, axis_name: st
 def train_step(
     state: TrainState,
     batch: Batch,
+    seed: int | Int[Array, ""] | None = None,
     *,
     config: Config,
     optimizer: optax.GradientTransformation,
@@ -168,21 +169,24 @@ def train_step(
     """One step down the gradient of the mean loss over the batch's utterances; padded rows have weight 0.
 
     With `axis_name`, `batch` is this device's share of the rows, and the step is that of all devices' rows together.
-    Augmentation and dropout are drawn from (training.seed, step, example) alone, so that a resumed run draws what an
-    unbroken one would. The confusion counts the utterances' own labels, also where mixup makes the targets mixtures.
+    Augmentation and dropout are drawn from (seed, step, example) alone, so that a resumed run draws what an unbroken
+    one would. Given as an array, the seed of another run needs no other program; None is config.training.seed. The
+    confusion counts the utterances' own labels, also where mixup makes the targets mixtures.
 
     Raises:
       ConfigError: mixup is on and the batch has an odd number of rows.
     """
     synchronized = axis_name if config.training.batch_statistics == "synchronized" else None
-    rows = _draw(state, batch, config)
+    rows = _draw(state, batch, config, config.training.seed if seed is None else seed)
     gradients, totals, batch_stats = _accumulate(state.variables, rows, config, synchronized)
     gradients, totals = _add_devices((gradients, totals), axis_name)
     gradients = jax.tree.map(lambda leaf: leaf / totals.utterances, gradients)
     if axis_name is not None and synchronized is None:
         batch_stats = jax.lax.pmean(batch_stats, axis_name)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.variables["params"])
-    variables = {"params": optax.apply_updates(state.variables["params"], updates), "batch_stats": batch_stats}
+    variables = {"params": optax.apply_updates(state.variables["params"], updates)}
+    if batch_stats:  # an LSTM alone has none, before as after
+        variables["batch_stats"] = batch_stats
     averaged = state.average
     if averaged is not None:
         # The first steps count more, lest the average remember the initial weights (as TensorFlow's does).
@@ -191,8 +195,19 @@ def train_step(
     return TrainState(state.step + 1, variables, optimizer_state, averaged), totals
 
 
-def eval_step(variables: Variables, batch: Batch, *, config: Config, axis_name: str | None = None) -> Totals:
-    """Loss and confusion of one batch under the running statistics, of all devices' rows together."""
+def predict_step(
+    variables: Variables, batch: Batch, *, config: Config, axis_name: str | None = None
+) -> tuple[Totals, Float[Array, "B C"]]:
+    """Loss and confusion of one batch under the running statistics, and the probabilities of the classes in each row:
+    those of the averaged logits. Both are of all devices' rows together."""
     branches, _ = forward(variables, batch.waveforms, batch.lengths, config=config)
     total = cross_entropy(branches, _targets(variables, batch), batch.weights)
-    return _add_devices(_totals(total, branches, batch.labels, batch.weights), axis_name)
+    probabilities = jax.nn.softmax(average(branches))
+    if axis_name is not None:
+        probabilities = jax.lax.all_gather(probabilities, axis_name, tiled=True)
+    return _add_devices(_totals(total, branches, batch.labels, batch.weights), axis_name), probabilities
+
+
+def eval_step(variables: Variables, batch: Batch, *, config: Config, axis_name: str | None = None) -> Totals:
+    """Loss and confusion of one batch, as in `predict_step`."""
+    return predict_step(variables, batch, config=config, axis_name=axis_name)[0]

@@ -1,0 +1,276 @@
+"""crossvalidate: every fold of a protocol and every seed as runs of their own, and one report of all of them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dslstm_jax.config import Config, to_dict
+from dslstm_jax.data.dataset import Dataset
+from dslstm_jax.data.folds import Split, describe, make_folds
+from dslstm_jax.errors import RunError
+from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
+from dslstm_jax.evaluation.results import Outcome, Throughput, summarize, write_results
+from dslstm_jax.files import make_folder, to_json, write_json, write_text
+from dslstm_jax.progress import progress_bar
+from dslstm_jax.training.loop import Display, course, follow
+from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.run import (
+    Run,
+    check_resumable,
+    check_same_settings,
+    create_run,
+    describe_environment,
+    open_run,
+    read_json,
+)
+from dslstm_jax.training.together import fit_together
+
+_PREDICTIONS = "predictions.json"
+"""Of the test utterances; written last into a run's folder, it says that the run is finished."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One fold under one seed."""
+
+    path: Path
+    config: Config
+    dataset: Dataset
+    folds: dict[str, Any]
+    """Who is where, for folds.json."""
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / _PREDICTIONS).exists()
+
+    @property
+    def epochs(self) -> int:
+        """Those that lie behind."""
+        metrics = self.path / "metrics.jsonl"
+        return len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
+
+
+def crossvalidate(
+    path: Path,
+    config: Config,
+    dataset: Dataset,
+    *,
+    seeds: int,
+    resume: bool,
+    vmap: bool,
+    parallel: Parallel,
+    console: Console,
+) -> dict[str, Any] | None:
+    """Trains and tests every fold of config.split.protocol under every seed, and reports on all in `path`/report.
+
+    `path`/fold0_seed0 and so on are run folders as `dslstm train` makes them. Finished ones are left as they are, and
+    half-done ones gone on with.
+
+    Args:
+      path: the folder of the cross-validation.
+      config: of all runs; split.fold plays no part, training.seed is the first of the seeds.
+      dataset: of config, all its recordings measured; its split plays no part.
+      seeds: how many there are.
+      resume: go on in a folder that holds a part of it.
+      vmap: train all runs at once, in one program on one device.
+      parallel: the devices.
+      console: where the progress goes.
+
+    Returns:
+      What results.json holds; None if this process was told to end, and all is saved.
+
+    Raises:
+      RunError: the folder holds something else, or a run failed; the message names it.
+      CorpusError: the protocol does not fit the corpus.
+    """
+    splits = make_folds(dataset.corpus.utterances, config.split.protocol, config.split.seed)
+    jobs = [
+        _job(path, config, dataset, split, fold, config.training.seed + seed)
+        for fold, split in enumerate(splits)
+        for seed in range(seeds)
+    ]
+    _begin(path, config, dataset, jobs, seeds, resume, parallel)
+    meter = _Meter()
+    with parallel.told_to_stop() as told_to_stop, _displays(jobs, console, meter, vmap) as displays:
+        asked = count(1)
+        stop = lambda _=0: told_to_stop(next(asked))  # noqa: E731 (its steps must grow, those of runs begin anew)
+        train = _train_together if vmap else _train_one_by_one
+        if not train(jobs, displays, parallel, meter, stop):
+            return None
+    throughput = meter.measured("vmap" if vmap else "one by one")
+    if throughput is not None:
+        console.print(throughput.describe(), highlight=False, soft_wrap=True)
+    outcomes = [_outcome(job) for job in jobs]
+    results = summarize(
+        dataset.corpus, [job.folds for job in jobs[::seeds]], outcomes, config, describe_environment(), throughput
+    )
+    if parallel.leads:
+        records = [open_run(job.path).read_records() for job in jobs]
+        write_results(path / "report", results, records, title=f"{dataset.corpus.name}, cross-validation {path.name}")
+    return results
+
+
+def _job(path: Path, config: Config, dataset: Dataset, split: Split, fold: int, seed: int) -> _Job:
+    own = replace(config, split=replace(config.split, fold=fold), training=replace(config.training, seed=seed))
+    folds = describe(dataset.corpus.utterances, split)
+    return _Job(path / f"fold{fold}_seed{seed}", own, replace(dataset, split=split), folds)
+
+
+def _begin(
+    path: Path, config: Config, dataset: Dataset, jobs: Sequence[_Job], seeds: int, resume: bool, parallel: Parallel
+) -> None:
+    """Writes what all runs share, or makes sure that the folder was begun with the same."""
+    file = path / "crossval.json"
+    config = replace(config, split=replace(config.split, fold=0))
+    settings = {**to_dict(config), "seeds": seeds}
+    if resume and file.exists():
+        check_same_settings(path, read_json(file), settings)
+    elif parallel.leads:
+        if file.exists():
+            raise RunError(f"{path} holds a cross-validation already; go on with --resume or give another --workdir")
+        if (path / "config.json").exists():
+            raise RunError(f"{path} holds a run already; give another --workdir")
+        make_folder(path)
+        write_json(file, settings)
+    for job in jobs:
+        if (job.path / "config.json").exists():
+            check_resumable(open_run(job.path), job.config, dataset.corpus.labels, job.folds)
+    parallel.wait("cross-validation")
+
+
+def _open(job: _Job, parallel: Parallel) -> Run:
+    if not (job.path / "config.json").exists() and parallel.leads:
+        create_run(job.path, job.config, job.dataset.corpus.labels, job.folds)
+    parallel.wait(job.path.name)
+    return open_run(job.path)
+
+
+Train = Callable[[Sequence[_Job], Sequence[Display], Parallel, "_Meter", Callable[..., bool]], bool]
+
+
+def _train_one_by_one(
+    jobs: Sequence[_Job],
+    displays: Sequence[Display],
+    parallel: Parallel,
+    meter: "_Meter",
+    stop: Callable[..., bool],
+) -> bool:
+    for job, display in zip(jobs, displays, strict=True):
+        if job.finished:
+            continue
+        if stop():
+            return False
+        run = _open(job, parallel)
+        try:
+            with meter.running():
+                going_on = follow(course(run, job.dataset, parallel, display, stop), run, parallel)
+        except RunError as error:
+            raise RunError(f"{run.path.name}: {error}") from error
+        if not going_on:
+            return False
+        _test(job, run, display, parallel)
+    return True
+
+
+def _train_together(
+    jobs: Sequence[_Job],
+    displays: Sequence[Display],
+    parallel: Parallel,
+    meter: "_Meter",
+    stop: Callable[..., bool],
+) -> bool:
+    left = [(job, display) for job, display in zip(jobs, displays, strict=True) if not job.finished]
+    runs = [_open(job, parallel) for job, _ in left]
+    if not left:
+        return True
+    with meter.running():
+        finished = fit_together(
+            runs,
+            [job.dataset for job, _ in left],
+            parallel=parallel,
+            displays=[display for _, display in left],
+            told_to_stop=stop,
+        )
+    if finished:
+        for (job, display), run in zip(left, runs, strict=True):
+            _test(job, run, display, parallel)
+    return finished
+
+
+def _test(job: _Job, run: Run, display: Display, parallel: Parallel) -> None:
+    result = evaluate(run, job.dataset, "test", parallel)
+    display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
+    if parallel.leads:
+        _write_predictions(job, result)
+    parallel.wait(f"predictions of {job.path.name}")
+
+
+def _write_predictions(job: _Job, result: Evaluation) -> None:
+    predictions = {
+        "epoch": result.epoch,
+        "labels": list(result.labels),
+        "paths": job.folds["test"]["utterances"],
+        "probabilities": np.round(result.probabilities.astype(np.float64), 7).tolist(),
+    }
+    write_text(job.path / _PREDICTIONS, to_json(predictions) + "\n")
+
+
+def _outcome(job: _Job) -> Outcome:
+    found = read_json(job.path / _PREDICTIONS)
+    if found["paths"] != job.folds["test"]["utterances"]:
+        raise RunError(f"{job.path / _PREDICTIONS} is of other utterances; remove the file to test the run anew")
+    split = job.dataset.split
+    probabilities = np.asarray(found["probabilities"], np.float64)
+    return Outcome(job.config.split.fold, job.config.training.seed, found["epoch"], split.test, probabilities)
+
+
+class _Meter:
+    """How much was learned from in this process, and how long it took."""
+
+    def __init__(self) -> None:
+        self.utterances, self.seconds = 0, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+    def measured(self, mode: str) -> Throughput | None:
+        return Throughput(mode, self.utterances, self.seconds) if self.utterances else None
+
+
+@contextmanager
+def _displays(jobs: Sequence[_Job], console: Console, meter: _Meter, vmap: bool) -> Iterator[list[Display]]:
+    """A display for each run, which share one bar: it counts the utterances of all epochs of all runs."""
+    whole = sum(len(job.dataset.split.train) * job.config.training.epochs for job in jobs)
+    before = sum(len(job.dataset.split.train) * job.epochs for job in jobs)
+    with progress_bar(console, f"{len(jobs)} runs", whole, before) as advance:
+
+        def display(number: int, job: _Job) -> Display:
+            name = f"{job.path.name} ({number}/{len(jobs)})"
+
+            def tell(line: str) -> None:
+                console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
+
+            @contextmanager
+            def bar(epoch: str, _: int, done: int) -> Iterator[Callable[..., None]]:
+                shown = f"{len(jobs)} runs, {epoch}" if vmap else f"{name}, {epoch}"
+                advance(done, shown)
+
+                def learned(utterances: int = 1) -> None:
+                    meter.utterances += utterances
+                    advance(utterances, shown)
+
+                yield learned
+
+            return Display(tell, bar)
+
+        yield [display(number, job) for number, job in enumerate(jobs, start=1)]
