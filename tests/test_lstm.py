@@ -1,4 +1,4 @@
-"""The plain LSTM: equal to its equations, step by step; padding has no influence."""
+"""The plain LSTM: equal to its equations, step by step, in one layer or several; padding has no influence."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recurrence_checks import check_padding, check_values_and_gradients, random_tree
 
-from dslstm_jax.recurrence import LSTMState, LSTMWeights, lstm
+from dslstm_jax.recurrence import LSTMState, LSTMWeights, lstm, lstm_stack
 
 B, T, F, H = 3, 6, 5, 4
 SHAPES = {
@@ -30,7 +30,8 @@ def split(tree):
 def loop(tree, mask):
     """The equations of PyTorch's documentation, one gate at a time; padding passes the state on and outputs 0."""
     weights, x, (h, c) = split(tree)
-    gates = [slice(k * H, (k + 1) * H) for k in range(4)]
+    size = h.shape[-1]
+    gates = [slice(k * size, (k + 1) * size) for k in range(4)]
     outputs = []
     for t in range(x.shape[1]):
         valid = mask[:, t, None]
@@ -83,3 +84,107 @@ def test_in_two_parts_equals_the_whole():
 def test_padding_has_no_influence():
     weights, x, _ = split(random_tree(3, **SHAPES))
     check_padding(lambda sequences, mask: lstm(weights, *sequences, mask), (x,), (T, 2, 0))
+
+
+SIZES = (H, 3, 2)
+STACK_SHAPES = {"x": (B, T, F)} | {
+    f"{name}_{layer}": shape
+    for layer, (size, width) in enumerate(zip(SIZES, (F, *SIZES), strict=False))
+    for name, shape in {
+        "input_kernel": (width, 4 * size),
+        "recurrent_kernel": (size, 4 * size),
+        "input_bias": (4 * size,),
+        "recurrent_bias": (4 * size,),
+        "hidden": (B, size),
+        "cell": (B, size),
+    }.items()
+}
+
+
+def split_stack(tree):
+    return [
+        split({name: tree[f"{name}_{layer}"] for name in SHAPES if name != "x"} | {"x": tree["x"]})
+        for layer in range(len(SIZES))
+    ]
+
+
+def factors():
+    """Two layers' dropout."""
+    return [jnp.asarray(jax.random.bernoulli(jax.random.key(n), 0.6, (B, n)), float) / 0.6 for n in SIZES[:-1]]
+
+
+def stack(tree, mask, **options):
+    layers = split_stack(tree)
+    weights, initial = [layer[0] for layer in layers], [layer[2] for layer in layers]
+    outputs, final = lstm_stack(weights, tree["x"], mask, initial, **options)
+    return outputs, tuple(map(tuple, final))
+
+
+def loops(tree, mask, factors):
+    """Layer by layer, what `stack` does in one loop."""
+    x, final = tree["x"], []
+    for layer, (weights, _, state) in enumerate(split_stack(tree)):
+        x, last = loop(weights._asdict() | {"x": x} | state._asdict(), mask)
+        x = x if layer == len(SIZES) - 1 else x * factors[layer][:, None]
+        final.append(last)
+    return x, tuple(final)
+
+
+@pytest.mark.parametrize("remat_every", [0, 3])
+def test_layers_in_one_loop_equal_loops_in_float64(remat_every):
+    """Values and gradients, with dropout between the layers; chunks of 3 do not divide the ticks."""
+    mask = jnp.arange(T) < jnp.array([T, 2, 1])[:, None]
+    with jax.enable_x64(True):
+        tree, scales = random_tree(4, **STACK_SHAPES), factors()
+        check_values_and_gradients(
+            lambda t: stack(t, mask, factors=scales, remat_every=remat_every),
+            lambda t: loops(t, mask, scales),
+            tree,
+            tolerance=1e-10,
+        )
+
+
+def test_padding_has_no_influence_on_layers():
+    weights = [layer[0] for layer in split_stack(random_tree(5, **STACK_SHAPES))]
+    x = random_tree(6, x=(B, T, F))["x"]
+
+    def run(sequences, mask):
+        outputs, final = lstm_stack(weights, *sequences, mask)
+        return outputs, [part for state in final for part in state]
+
+    check_padding(run, (x,), (T, 2, 0))
+
+
+def test_bfloat16_sequences_keep_weights_and_states_in_float32():
+    tree = random_tree(7, **STACK_SHAPES)
+    mask = jnp.arange(T) < jnp.array([T, 2, 1])[:, None]
+    half = tree["x"].astype(jnp.bfloat16)
+
+    def run(t, x):
+        outputs, final = stack(t | {"x": x}, mask)
+        return (outputs.astype(float) ** 2).mean(), (outputs, final)
+
+    weights = {name: leaf for name, leaf in tree.items() if name != "x"}
+    found, (outputs, final) = jax.grad(run, has_aux=True)(weights, half)
+    expected, (precise, _) = jax.grad(run, has_aux=True)(weights, half.astype(float))
+    assert outputs.dtype == jnp.bfloat16
+    np.testing.assert_allclose(outputs.astype(float), precise, atol=0.02)
+    for leaf in jax.tree.leaves(final) + jax.tree.leaves(found):
+        assert leaf.dtype == jnp.float32
+        assert (leaf != leaf.astype(jnp.bfloat16)).any(), "rounded to bfloat16 on the way"
+    for name, leaf in found.items():
+        np.testing.assert_allclose(leaf, expected[name], atol=0.05 * np.abs(expected[name]).max(), err_msg=name)
+
+
+def test_rematerialization_saves_memory():
+    long, size = 4000, 16
+    weights = [LSTMWeights(jnp.ones((size, 4 * size)), jnp.ones((size, 4 * size)), *jnp.ones((2, 4 * size)))] * 2
+    x, mask = jnp.ones((4, long, size)), jnp.ones((4, long), bool)
+
+    def temporary(every):
+        gradient = jax.grad(lambda w: lstm_stack(w, x, mask, remat_every=every)[0].sum())
+        return jax.jit(gradient).lower(weights).compile().memory_analysis().temp_size_in_bytes
+
+    everything, little = temporary(0), temporary(64)
+    print(f"{everything / 2**20:.1f} MiB, {little / 2**20:.1f} MiB with chunks of 64")
+    assert little < everything / 2

@@ -1,5 +1,10 @@
-"""The plain LSTM as a function of its weights: sequences in, sequences out."""
+"""The plain LSTM as a function of its weights: sequences in, sequences out.
 
+All layers run in one loop over time, each a frame behind the layer below it, for products of different layers do not
+wait for each other then. Tick s of that loop is frame s - l of layer l.
+"""
+
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,86 +43,195 @@ def keep_state_at_padding(valid: Bool[Array, " B"], new: LSTMState, old: LSTMSta
     return jax.tree.map(lambda after, before: jnp.where(valid[:, None], after, before), new, old)
 
 
-class _Trace(NamedTuple):
-    """What the backward pass needs of every step."""
+Factors = tuple[Float[Array, "B H"] | None, ...]
+"""What the outputs of all layers but the last are multiplied by on their way up; None: 1."""
 
-    hidden: Float[Array, "T B H"]
-    cell: Float[Array, "T B H"]
-    gates: Float[Array, "T B 4*H"]
+
+class _Trace(NamedTuple):
+    """What the backward pass needs of a layer's ticks: the state before each, and i, f, g, o."""
+
+    hidden: Float[Array, "S B H"]
+    cell: Float[Array, "S B H"]
+    gates: tuple[Float[Array, "S B H"], ...]
+
+
+def _scale(values: Float[Array, "*N B H"], factor: Float[Array, "B H"] | None) -> Float[Array, "*N B H"]:
+    return values if factor is None else values * factor
+
+
+def _product(a: Float[Array, "*N K"], b: Float[Array, "K M"]) -> Float[Array, "*N M"]:
+    """a @ b in operands of a's type, added up and returned in float32 at least."""
+    return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _forward(
-    projected: Float[Array, "T B 4*H"],
-    recurrent_kernel: Float[Array, "H 4*H"],
-    mask: Bool[Array, "T B"],
-    initial: LSTMState,
-) -> tuple[LSTMState, _Trace]:
-    def step(state: LSTMState, inputs: tuple[Float[Array, "B 4*H"], Bool[Array, " B"]]) -> tuple[LSTMState, _Trace]:
-        from_input, valid = inputs
-        i, f, g, o = jnp.split(from_input + state.hidden @ recurrent_kernel, 4, axis=-1)
-        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-        cell = f * state.cell + i * g
-        state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
-        return state, _Trace(state.hidden, state.cell, jnp.concatenate([i, f, g, o], axis=-1))
+    weights: tuple[LSTMWeights, ...],
+    x: Float[Array, "S B F"],
+    valid: Bool[Array, "S B L"],
+    initial: tuple[LSTMState, ...],
+    factors: Factors,
+    *,
+    traced: bool,
+) -> tuple[tuple[LSTMState, ...], tuple[Float[Array, "S B H"], tuple[_Trace, ...]]]:
+    biases = [layer.input_bias + layer.recurrent_bias for layer in weights]
+    # The lowest layer's input product is one over all frames; the others' inputs come up in the loop.
+    projected = _product(x, weights[0].input_kernel) + biases[0]
+    kernels = [weights[0].recurrent_kernel] + [jnp.concatenate(layer[:2]) for layer in weights[1:]]
 
-    return lax.scan(step, initial, (projected, mask))
+    def step(states: tuple[LSTMState, ...], inputs: tuple[Float[Array, "B 4*H"], Bool[Array, "B L"]]) -> Any:
+        from_input, valid = inputs
+        new, traces = [], []
+        for layer, (state, kernel) in enumerate(zip(states, kernels, strict=True)):
+            read, bias = state.hidden, from_input
+            if layer > 0:
+                read, bias = (
+                    jnp.concatenate([_scale(states[layer - 1].hidden, factors[layer - 1]), read], -1),
+                    biases[layer],
+                )
+            i, f, g, o = jnp.split(_product(read.astype(x.dtype), kernel) + bias, 4, axis=-1)
+            i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+            cell = f * state.cell + i * g
+            new.append(keep_state_at_padding(valid[:, layer], LSTMState(o * jnp.tanh(cell), cell), state))
+            traces.append(_Trace(state.hidden.astype(x.dtype), state.cell, (i, f, g, o)))
+        return tuple(new), (new[-1].hidden.astype(x.dtype), tuple(traces) if traced else ())
+
+    return lax.scan(step, initial, (projected, valid))
 
 
 @jax.custom_vjp
-def _recur(
-    projected: Float[Array, "T B 4*H"],
-    recurrent_kernel: Float[Array, "H 4*H"],
-    mask: Bool[Array, "T B"],
-    initial: LSTMState,
-) -> tuple[Float[Array, "T B H"], LSTMState]:
-    """The loop over time. Its gradient is written by hand, for the kernel's is then one product over all frames
-    after the loop, where automatic differentiation adds up one a frame."""
-    outputs: tuple[Float[Array, "T B H"], LSTMState] = _recur_forward(projected, recurrent_kernel, mask, initial)[0]
-    return outputs
+def _run(
+    weights: tuple[LSTMWeights, ...],
+    x: Float[Array, "S B F"],
+    valid: Bool[Array, "S B L"],
+    initial: tuple[LSTMState, ...],
+    factors: Factors,
+) -> tuple[Float[Array, "S B H"], tuple[LSTMState, ...]]:
+    """The loop over ticks. Its gradient is written by hand, for the kernels' are then products over all frames after
+    the loop, where automatic differentiation adds up one a frame."""
+    final, (outputs, _) = _forward(weights, x, valid, initial, factors, traced=False)
+    return outputs, final
 
 
-def _recur_forward(
-    projected: Float[Array, "T B 4*H"],
-    recurrent_kernel: Float[Array, "H 4*H"],
-    mask: Bool[Array, "T B"],
-    initial: LSTMState,
+def _run_forward(
+    weights: tuple[LSTMWeights, ...],
+    x: Float[Array, "S B F"],
+    valid: Bool[Array, "S B L"],
+    initial: tuple[LSTMState, ...],
+    factors: Factors,
 ) -> tuple[Any, Any]:
-    final, trace = _forward(projected, recurrent_kernel, mask, initial)
-    return (trace.hidden, final), (trace, recurrent_kernel, mask, initial)
+    final, (outputs, traces) = _forward(weights, x, valid, initial, factors, traced=True)
+    return (outputs, final), (weights, x, valid, factors, traces)
 
 
-def _recur_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
-    """Gradients of (projected, recurrent_kernel, mask, initial); `of_x` is the gradient of x."""
-    (trace, recurrent_kernel, mask, initial), (of_outputs, of_final) = saved, cotangents
-    before = LSTMState(
-        jnp.concatenate([initial.hidden[None], trace.hidden[:-1]]),
-        jnp.concatenate([initial.cell[None], trace.cell[:-1]]),
-    )
-
-    def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, Float[Array, "B 4*H"]]:
-        of_output, cell, previous_cell, gates, valid = inputs
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
-        squashed = jnp.tanh(cell)
-        of_hidden = of_state.hidden + of_output
-        of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
-        of_gates = (
-            of_cell * g * i * (1 - i),
-            of_cell * previous_cell * f * (1 - f),
-            of_cell * i * (1 - g**2),
-            of_hidden * squashed * o * (1 - o),
-        )
-        of_projected = jnp.where(valid[:, None], jnp.concatenate(of_gates, axis=-1), 0)
-        of_previous = LSTMState(of_projected @ recurrent_kernel.T, of_cell * f)
-        return keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell)), of_projected
-
-    of_initial, of_projected = lax.scan(
-        step, of_final, (of_outputs, trace.cell, before.cell, trace.gates, mask), reverse=True
-    )
-    of_kernel = jnp.einsum("tbh,tbk->hk", before.hidden, of_projected)
-    return of_projected, of_kernel, None, of_initial
+def _kernel_gradient(inputs: Float[Array, "S B I"], of_gates: Float[Array, "S B K"]) -> Float[Array, "I K"]:
+    return _product(inputs.reshape(-1, inputs.shape[-1]).T, of_gates.reshape(-1, of_gates.shape[-1]))
 
 
-_recur.defvjp(_recur_forward, _recur_backward)
+def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    """Gradients of (weights, x, valid, initial, factors); `of_x` is the gradient of x."""
+    (weights, x, valid, factors, traces), (of_outputs, of_final) = saved, cotangents
+    kernels = [weights[0].recurrent_kernel] + [jnp.concatenate(layer[:2]) for layer in weights[1:]]
+
+    def step(of_states: tuple[LSTMState, ...], inputs: Any) -> Any:
+        of_output, valid, traces = inputs
+        of_hiddens = [of_state.hidden for of_state in of_states[:-1]] + [of_states[-1].hidden + of_output]
+        of_previous, of_below, of_gates = [], [], []
+        for layer, (of_hidden, of_state, trace) in enumerate(zip(of_hiddens, of_states, traces, strict=True)):
+            (i, f, g, o), rows = trace.gates, valid[:, layer, None]
+            squashed = jnp.tanh(f * trace.cell + i * g)
+            of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
+            of_gate = (
+                of_cell * g * i * (1 - i),
+                of_cell * trace.cell * f * (1 - f),
+                of_cell * i * (1 - g**2),
+                of_hidden * squashed * o * (1 - o),
+            )
+            of_gates.append(jnp.where(rows, jnp.concatenate(of_gate, axis=-1), 0).astype(x.dtype))
+            of_read = _product(of_gates[-1], kernels[layer].T)
+            split = of_read.shape[-1] - of_hidden.shape[-1]
+            of_below.append(of_read[:, :split])
+            of_previous.append(
+                LSTMState(jnp.where(rows, of_read[:, split:], of_hidden), jnp.where(rows, of_cell * f, of_state.cell))
+            )
+        # A layer's input at this tick is the lower one's output of the tick before.
+        for layer, factor in enumerate(factors):
+            hidden = of_previous[layer].hidden + _scale(of_below[layer + 1], factor)
+            of_previous[layer] = of_previous[layer]._replace(hidden=hidden)
+        return tuple(of_previous), tuple(of_gates)
+
+    of_initial, of_gates = lax.scan(step, of_final, (of_outputs, valid, traces), reverse=True)
+    read = [x] + [
+        _scale(trace.hidden, factor).astype(x.dtype) for trace, factor in zip(traces, factors, strict=False)
+    ]
+    of_weights = []
+    for layer, inputs, trace, of_gate in zip(weights, read, traces, of_gates, strict=True):
+        of_bias = of_gate.sum((0, 1), dtype=layer.input_bias.dtype)
+        of_kernels = _kernel_gradient(inputs, of_gate), _kernel_gradient(trace.hidden, of_gate)
+        of_weights.append(LSTMWeights(*of_kernels, of_bias, of_bias))
+    of_x = _product(of_gates[0], weights[0].input_kernel.T).astype(x.dtype)
+    return tuple(of_weights), of_x, None, of_initial, jax.tree.map(jnp.zeros_like, factors)
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+def _run_in_chunks(weights: Any, x: Any, valid: Any, initial: Any, factors: Factors, every: int) -> Any:
+    """`_run`, of which only each `every`-th state is saved for the gradient; what lies between is computed again."""
+    steps, missing = x.shape[0], -x.shape[0] % every
+
+    def chunks(values: Array) -> Array:
+        padded = jnp.pad(values, ((0, missing), *((0, 0),) * (values.ndim - 1)))
+        return padded.reshape(-1, every, *values.shape[1:])
+
+    @jax.checkpoint
+    def step(states: tuple[LSTMState, ...], inputs: Any) -> Any:
+        outputs, states = _run(weights, *inputs, states, factors)
+        return states, outputs
+
+    final, outputs = lax.scan(step, initial, (chunks(x), chunks(valid)))
+    return outputs.reshape(-1, *outputs.shape[2:])[:steps], final
+
+
+def lstm_stack(
+    weights: Sequence[LSTMWeights],
+    x: Float[Array, "B T F"],
+    mask: Bool[Array, "B T"],
+    initial: Sequence[LSTMState] | None = None,
+    *,
+    factors: Sequence[Float[Array, "B H"] | None] | None = None,
+    remat_every: int = 0,
+) -> tuple[Float[Array, "B T H"], tuple[LSTMState, ...]]:
+    """Runs LSTM layers, each over the outputs of the one below, over a batch of padded sequences.
+
+    Hochreiter and Schmidhuber 1997, with forget gates. Products take operands of x's type; the gates, the states and
+    the weights' gradients are float32 at least, and outputs are of x's type again.
+
+    Args:
+      weights: of the layers from below; see `LSTMWeights`.
+      x: the sequences; padded frames may hold anything, NaN too.
+      mask: True at valid frames. At padded ones the state is carried on and the output is 0.
+      initial: the layers' states before the first frame; zeros if None.
+      factors: what the outputs of each layer but the last are multiplied by, in all frames, before the next one reads
+        them: for dropout. They are constants: no gradient flows to them. None: 1.
+      remat_every: save the states for the gradient only every so many frames, and compute what lies between again:
+        less memory for long sequences, a third more time. 0: save everything.
+
+    Returns:
+      The last layer's hidden state after each frame, and each layer's state after the last valid frame of each row.
+    """
+    weights, lag = tuple(weights), len(weights) - 1
+    sizes = [layer.recurrent_kernel.shape[0] for layer in weights]
+    wide = zero_padding(x, mask).astype(jnp.promote_types(x.dtype, jnp.float32))
+    states = tuple(initial_state(wide, size) for size in sizes) if initial is None else tuple(initial)
+    constants = (None,) * lag if factors is None else lax.stop_gradient(tuple(factors))
+
+    ticks = jnp.pad(zero_padding(x, mask).swapaxes(0, 1), ((0, lag), (0, 0), (0, 0)))
+    valid = jnp.stack([jnp.pad(mask.T, ((layer, lag - layer), (0, 0))) for layer in range(lag + 1)], axis=-1)
+    if remat_every:
+        outputs, final = _run_in_chunks(weights, ticks, valid, states, constants, remat_every)
+    else:
+        outputs, final = _run(weights, ticks, valid, states, constants)
+    return zero_padding(outputs[lag:].swapaxes(0, 1), mask), final
 
 
 def lstm(
@@ -126,20 +240,6 @@ def lstm(
     mask: Bool[Array, "B T"],
     initial: LSTMState | None = None,
 ) -> tuple[Float[Array, "B T H"], LSTMState]:
-    """Runs one LSTM layer over a batch of padded sequences (Hochreiter and Schmidhuber 1997, with forget gates).
-
-    Args:
-      weights: see `LSTMWeights`.
-      x: the sequences; padded frames may hold anything, NaN too.
-      mask: True at valid frames. At padded ones the state is carried on and the output is 0.
-      initial: the state before the first frame; zeros if None.
-
-    Returns:
-      The hidden state after each frame, and the state after the last valid frame of each row.
-    """
-    # One product over all frames; only the recurrent product stays in the loop.
-    projected = zero_padding(x, mask) @ weights.input_kernel + (weights.input_bias + weights.recurrent_bias)
-
-    start = initial_state(projected, weights.recurrent_kernel.shape[0]) if initial is None else initial
-    outputs, final = _recur(projected.swapaxes(0, 1), weights.recurrent_kernel, mask.T, start)
-    return zero_padding(outputs.swapaxes(0, 1), mask), final
+    """One layer of `lstm_stack`."""
+    outputs, (final,) = lstm_stack([weights], x, mask, None if initial is None else [initial])
+    return outputs, final
