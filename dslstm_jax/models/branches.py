@@ -10,6 +10,7 @@ from dslstm_jax.features.augmentation import Purpose
 from dslstm_jax.masking import masked_mean
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
+from dslstm_jax.recurrence.lstm import lstm_stack
 
 SPECTROGRAM_PLACES = 100
 """Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
@@ -40,23 +41,51 @@ def every_frame(valid: Bool[Array, " B"], steps: int) -> Bool[Array, "B T"]:
     return jnp.broadcast_to(valid[:, None], (valid.shape[0], steps))
 
 
-def drop(x: Float[Array, "B T H"], keys: Key[Array, " B"] | None, rate: float, place: int) -> Float[Array, "B T H"]:
-    """Drops each utterance's units with probability `rate`, the same ones in all frames, and scales the others up.
+def drop_factors(
+    x: Float[Array, "B ..."], keys: Key[Array, " B"] | None, rate: float, place: int, size: int
+) -> Float[Array, "B H"] | None:
+    """What `drop` multiplies a layer's `size` units by: 0 where they are dropped, else 1 / (1 - rate).
 
     Args:
-      x: a layer's output.
+      x: gives the type.
       keys: one for each utterance; None drops nothing.
       rate: below 1.
       place: tells the layers of the recognizer apart.
+      size: number of units.
+
+    Returns:
+      The factors, the same for all frames; None where nothing is dropped.
     """
     if keys is None or rate == 0:
-        return x
+        return None
     kept = jax.vmap(
         lambda key: jax.random.bernoulli(
-            jax.random.fold_in(jax.random.fold_in(key, Purpose.DROPOUT), place), 1 - rate, x.shape[-1:]
+            jax.random.fold_in(jax.random.fold_in(key, Purpose.DROPOUT), place), 1 - rate, (size,)
         )
     )(keys)
-    return jnp.where(kept[:, None], x / (1 - rate), 0)
+    return jnp.where(kept, jnp.asarray(1 / (1 - rate), x.dtype), 0)
+
+
+def drop(x: Float[Array, "B T H"], keys: Key[Array, " B"] | None, rate: float, place: int) -> Float[Array, "B T H"]:
+    """Drops each utterance's units with probability `rate`, the same ones in all frames, and scales the others up."""
+    factors = drop_factors(x, keys, rate, place, x.shape[-1])
+    return x if factors is None else x * factors[:, None]
+
+
+def lstm_layers(
+    layers: list[LSTMLayer],
+    x: Float[Array, "B T F"],
+    mask: Bool[Array, "B T"],
+    keys: Key[Array, " B"] | None,
+    rate: float,
+    place: int,
+) -> Float[Array, "B T H"]:
+    """The layers from below and the dropout after each, which is told apart by `place`, `place` + 1, ..."""
+    widths = [x.shape[-1], *(layer.hidden for layer in layers)]
+    weights = [layer(width) for layer, width in zip(layers, widths, strict=False)]
+    factors = [drop_factors(x, keys, rate, place + index, size) for index, size in enumerate(widths[1:-1])]
+    outputs, _ = lstm_stack(weights, x, mask, factors=factors)
+    return drop(outputs, keys, rate, place + len(layers) - 1)
 
 
 class MFCCBranch(nn.Module):
@@ -71,10 +100,8 @@ class MFCCBranch(nn.Module):
     def __call__(
         self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B C"]:
-        x = mfcc
-        for layer in range(self.layers):
-            x = LSTMLayer(self.hidden, name=f"lstm_{layer}")(x, mask)
-            x = drop(x, keys, self.dropout, layer)
+        layers = [LSTMLayer(self.hidden, name=f"lstm_{layer}") for layer in range(self.layers)]
+        x = lstm_layers(layers, mfcc, mask, keys, self.dropout, 0)
         return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))
 
 
@@ -119,9 +146,8 @@ class CNNLSTMBranch(SpectrogramBranch):
         means = []
         for index, x in enumerate(self.sequences(spectrograms, valid, train)):
             mask = every_frame(valid, x.shape[1])
-            for layer in range(self.layers):
-                x = LSTMLayer(self.hidden, name=f"lstm_{index}_{layer}")(x, mask)
-                x = drop(x, keys, self.dropout, SPECTROGRAM_PLACES * (1 + index) + layer)
+            layers = [LSTMLayer(self.hidden, name=f"lstm_{index}_{layer}") for layer in range(self.layers)]
+            x = lstm_layers(layers, x, mask, keys, self.dropout, SPECTROGRAM_PLACES * (1 + index))
             means.append(masked_mean(x, mask))
         return linear(self.classes, len(means) * self.hidden, "classifier")(jnp.concatenate(means, axis=-1))
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.recurrence.batch_norm import Statistics
 from dslstm_jax.recurrence.ds_lstm import DSLSTMStatistics, DSLSTMWeights, ds_lstm
-from dslstm_jax.recurrence.lstm import LSTMWeights, lstm
+from dslstm_jax.recurrence.lstm import LSTMWeights
 
 Initializer = Callable[..., jax.Array]
 
@@ -60,20 +60,19 @@ class BatchNorm(nn.Module):
 
 
 class LSTMLayer(nn.Module):
-    """One layer of `lstm`."""
+    """Owns the weights of one layer of `lstm_stack`."""
 
     hidden: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B T H"]:
+    def __call__(self, features: int) -> LSTMWeights:
         initializer = torch_uniform(self.hidden)
-        weights = LSTMWeights(
-            self.param("input_kernel", initializer, (x.shape[-1], 4 * self.hidden)),
+        return LSTMWeights(
+            self.param("input_kernel", initializer, (features, 4 * self.hidden)),
             self.param("recurrent_kernel", initializer, (self.hidden, 4 * self.hidden)),
             self.param("input_bias", initializer, (4 * self.hidden,)),
             self.param("recurrent_bias", initializer, (4 * self.hidden,)),
         )
-        return lstm(weights, x, mask)[0]
 
 
 class DSLSTMLayer(nn.Module):
