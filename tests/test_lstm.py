@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import rnn
 from recurrence_checks import check_padding, check_values_and_gradients, random_tree
 
+from dslstm_jax.errors import ConfigError
 from dslstm_jax.recurrence import LSTMState, LSTMWeights, lstm, lstm_stack
 
 B, T, F, H = 3, 6, 5, 4
@@ -188,3 +190,25 @@ def test_rematerialization_saves_memory():
     everything, little = temporary(0), temporary(64)
     print(f"{everything / 2**20:.1f} MiB, {little / 2**20:.1f} MiB with chunks of 64")
     assert little < everything / 2
+
+
+def test_cudnn_is_given_our_weights_in_its_order(monkeypatch):
+    """JAX's reference of cuDNN stands in for it: it unpacks the weights as cuDNN does."""
+
+    def reference(x, hidden, cell, packed, lengths, *sizes):
+        assert int(lengths.min()) >= 1, "cuDNN refuses empty rows"
+        width, size, layers, dropout, bidirectional = sizes
+        matrices = rnn.unpack_lstm_weights(packed, width, size, layers, bidirectional)
+        return rnn.lstm_ref(x, hidden, cell, *matrices, lengths, width, size, layers, dropout, bidirectional)
+
+    tree, mask = random_tree(8, **STACK_SHAPES), jnp.arange(T) < jnp.array([T, 2, 0])[:, None]
+    expected = stack(tree, mask, factors=factors())
+    monkeypatch.setattr(rnn, "lstm", reference)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = stack(tree, mask, factors=factors(), backend="cudnn")
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), found, expected)
+
+
+def test_cudnn_without_a_gpu_is_one_clear_error():
+    with pytest.raises(ConfigError, match=r"model\.lstm_backend is cudnn.*use scan"):
+        stack(random_tree(8, **STACK_SHAPES), jnp.ones((B, T), bool), backend="cudnn")

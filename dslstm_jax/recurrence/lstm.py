@@ -5,13 +5,15 @@ wait for each other then. Tick s of that loop is frame s - l of layer l.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import rnn
 from jaxtyping import Array, Bool, Float
 
+from dslstm_jax.errors import ConfigError
 from dslstm_jax.masking import zero_padding
 
 
@@ -192,6 +194,38 @@ def _run_in_chunks(weights: Any, x: Any, valid: Any, initial: Any, factors: Fact
     return outputs.reshape(-1, *outputs.shape[2:])[:steps], final
 
 
+Backend = Literal["scan", "cudnn"]
+
+
+def _cudnn(
+    weights: Sequence[LSTMWeights],
+    x: Float[Array, "B T F"],
+    mask: Bool[Array, "B T"],
+    states: Sequence[LSTMState],
+    factors: Factors,
+) -> tuple[Float[Array, "B T H"], tuple[LSTMState, ...]]:
+    """Layer by layer, for cuDNN's own stack has neither our dropout nor layers of different sizes."""
+    if jax.default_backend() != "gpu":
+        raise ConfigError(
+            f"model.lstm_backend is cudnn, which runs on an NVIDIA GPU; this is a {jax.default_backend()}: use scan"
+        )
+    lengths, final, values = mask.sum(axis=1, dtype=jnp.int32), [], zero_padding(x, mask).astype(jnp.float32)
+    for layer, (layer_weights, state) in enumerate(zip(weights, states, strict=True)):
+        features, size = values.shape[-1], state.hidden.shape[-1]
+        # As PyTorch: [W_ih, W_hh, b_ih, b_hh], matrices with one row a gate's unit.
+        packed = jnp.concatenate([leaf.T.reshape(-1) for leaf in layer_weights])
+        hidden, cell = state.hidden[None], state.cell[None]
+        # cuDNN wants at least one frame a row.
+        values, hidden, cell = rnn.lstm(
+            values, hidden, cell, packed, jnp.maximum(lengths, 1), features, size, 1, 0.0, False
+        )
+        final.append(keep_state_at_padding(lengths > 0, LSTMState(hidden[0], cell[0]), state))
+        if layer < len(factors) and (factor := factors[layer]) is not None:
+            values = values * factor[:, None]
+        values = zero_padding(values, mask)
+    return values.astype(x.dtype), tuple(final)
+
+
 def lstm_stack(
     weights: Sequence[LSTMWeights],
     x: Float[Array, "B T F"],
@@ -200,6 +234,7 @@ def lstm_stack(
     *,
     factors: Sequence[Float[Array, "B H"] | None] | None = None,
     remat_every: int = 0,
+    backend: Backend = "scan",
 ) -> tuple[Float[Array, "B T H"], tuple[LSTMState, ...]]:
     """Runs LSTM layers, each over the outputs of the one below, over a batch of padded sequences.
 
@@ -214,10 +249,14 @@ def lstm_stack(
       factors: what the outputs of each layer but the last are multiplied by, in all frames, before the next one reads
         them: for dropout. They are constants: no gradient flows to them. None: 1.
       remat_every: save the states for the gradient only every so many frames, and compute what lies between again:
-        less memory for long sequences, a third more time. 0: save everything.
+        less memory for long sequences, more time. 0: save everything. cuDNN ignores it.
+      backend: scan runs anywhere; cudnn on NVIDIA GPUs, in float32, where each row's valid frames come first.
 
     Returns:
       The last layer's hidden state after each frame, and each layer's state after the last valid frame of each row.
+
+    Raises:
+      ConfigError: cudnn is asked for where there is no GPU.
     """
     weights, lag = tuple(weights), len(weights) - 1
     sizes = [layer.recurrent_kernel.shape[0] for layer in weights]
@@ -225,6 +264,8 @@ def lstm_stack(
     states = tuple(initial_state(wide, size) for size in sizes) if initial is None else tuple(initial)
     constants = (None,) * lag if factors is None else lax.stop_gradient(tuple(factors))
 
+    if backend == "cudnn":
+        return _cudnn(weights, x, mask, states, constants)
     ticks = jnp.pad(zero_padding(x, mask).swapaxes(0, 1), ((0, lag), (0, 0), (0, 0)))
     valid = jnp.stack([jnp.pad(mask.T, ((layer, lag - layer), (0, 0))) for layer in range(lag + 1)], axis=-1)
     if remat_every:
