@@ -180,6 +180,8 @@ class ModelConfig:
     """Hidden size of the LSTM over the MFCC."""
     layers: int = 2
     """Layers of each recurrence."""
+    lstm_backend: Literal["scan", "cudnn"] = "scan"
+    """What runs the plain LSTM. scan: XLA, anywhere; cudnn: NVIDIA GPUs, in float32."""
     dropout: float = 0.0
     """Share of the units of each recurrent layer's output that are dropped in training, the same ones in all frames
     (Gal and Ghahramani 2016)."""
