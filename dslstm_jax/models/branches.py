@@ -10,7 +10,7 @@ from dslstm_jax.features.augmentation import Purpose
 from dslstm_jax.masking import masked_mean
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
-from dslstm_jax.recurrence.lstm import lstm_stack
+from dslstm_jax.recurrence.lstm import Backend, lstm_stack
 
 SPECTROGRAM_PLACES = 100
 """Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
@@ -79,12 +79,13 @@ def lstm_layers(
     keys: Key[Array, " B"] | None,
     rate: float,
     place: int,
+    backend: Backend,
 ) -> Float[Array, "B T H"]:
     """The layers from below and the dropout after each, which is told apart by `place`, `place` + 1, ..."""
     widths = [x.shape[-1], *(layer.hidden for layer in layers)]
     weights = [layer(width) for layer, width in zip(layers, widths, strict=False)]
     factors = [drop_factors(x, keys, rate, place + index, size) for index, size in enumerate(widths[1:-1])]
-    outputs, _ = lstm_stack(weights, x, mask, factors=factors)
+    outputs, _ = lstm_stack(weights, x, mask, factors=factors, backend=backend)
     return drop(outputs, keys, rate, place + len(layers) - 1)
 
 
@@ -95,13 +96,14 @@ class MFCCBranch(nn.Module):
     hidden: int
     layers: int
     dropout: float = 0.0
+    backend: Backend = "scan"
 
     @nn.compact
     def __call__(
         self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B C"]:
         layers = [LSTMLayer(self.hidden, name=f"lstm_{layer}") for layer in range(self.layers)]
-        x = lstm_layers(layers, mfcc, mask, keys, self.dropout, 0)
+        x = lstm_layers(layers, mfcc, mask, keys, self.dropout, 0, self.backend)
         return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))
 
 
@@ -134,6 +136,8 @@ class SpectrogramBranch(nn.Module):
 class CNNLSTMBranch(SpectrogramBranch):
     """CNN-LSTM: an LSTM over each CNN's sequence and its mean over time; the means side by side, linear."""
 
+    backend: Backend = "scan"
+
     @nn.compact
     def __call__(
         self,
@@ -147,7 +151,8 @@ class CNNLSTMBranch(SpectrogramBranch):
         for index, x in enumerate(self.sequences(spectrograms, valid, train)):
             mask = every_frame(valid, x.shape[1])
             layers = [LSTMLayer(self.hidden, name=f"lstm_{index}_{layer}") for layer in range(self.layers)]
-            x = lstm_layers(layers, x, mask, keys, self.dropout, SPECTROGRAM_PLACES * (1 + index))
+            place = SPECTROGRAM_PLACES * (1 + index)
+            x = lstm_layers(layers, x, mask, keys, self.dropout, place, self.backend)
             means.append(masked_mean(x, mask))
         return linear(self.classes, len(means) * self.hidden, "classifier")(jnp.concatenate(means, axis=-1))
 
