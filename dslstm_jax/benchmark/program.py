@@ -1,0 +1,167 @@
+"""What a program does, read from its HLO text: all-reduces, products and loops, each as often as it runs.
+
+XLA's own analysis counts the body of a loop once, however often it runs.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dslstm_jax.config import Config
+from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.models.recognizer import variable_shapes
+from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.step import TrainState, make_optimizer
+
+Shape = tuple[int, tuple[int, ...]]
+"""Bytes of an element, and the dimensions."""
+
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>.+?) (?P<opcode>[a-z][a-z\d\-]*)\(")
+_SHAPE = re.compile(r"\b(?:pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<dimensions>[\d,]*)\]")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|true_computation|false_computation)=(%?[\w.\-]+)|branch_computations=\{([^}]*)\}"
+)
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_TRIP_COUNT = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_BOUND = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A line of HLO."""
+
+    opcode: str
+    name: str
+    shapes: tuple[Shape, ...]
+    """Of its outputs."""
+    text: str
+
+    @property
+    def bytes(self) -> int:
+        """Of its outputs."""
+        return sum(width * math.prod(dimensions) for width, dimensions in self.shapes)
+
+    @property
+    def operation(self) -> str:
+        """Where in our code it comes from; empty in a program that was only lowered."""
+        found = re.search(r'op_name="([^"]*)"', self.text)
+        return found[1] if found else ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An instruction, and how often a call of the program runs it."""
+
+    instruction: Instruction
+    times: int
+    flops: int
+    """Of one run, where it is a product or a convolution: two for each multiplication."""
+    trips: int
+    """How often one run goes round, where it is a loop; else 0."""
+
+
+def runs(program: str) -> Iterator[Run]:
+    """All instructions that a call of the program runs, those of the computations it calls among them.
+
+    Args:
+      program: HLO text, of a lowered program (`lowered.as_text(dialect="hlo")`) or a compiled one. Of the branches of
+        a conditional all are counted.
+
+    Raises:
+      ValueError: a loop whose length does not show.
+    """
+    computations, entry = _parse(program)
+    yield from _runs(computations, entry, 1)
+
+
+def _parse(program: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", ""
+    for line in program.splitlines():
+        if heads := _COMPUTATION.match(line):
+            current = heads["name"]
+            computations[current] = []
+            entry = current if heads["entry"] else entry
+        elif found := _INSTRUCTION.match(line):
+            shapes = tuple(map(_shape, _SHAPE.finditer(found["shape"])))
+            computations[current].append(Instruction(found["opcode"], found["name"], shapes, line))
+    return computations, entry
+
+
+def _shape(found: re.Match[str]) -> Shape:
+    dimensions = tuple(int(size) for size in found["dimensions"].split(",") if size)
+    return int(found["bits"] or 8) // 8, dimensions
+
+
+def _runs(computations: dict[str, list[Instruction]], name: str, times: int) -> Iterator[Run]:
+    shapes = {instruction.name: instruction.shapes for instruction in computations[name]}
+    for instruction in computations[name]:
+        trips = _trip_count(instruction, computations) if instruction.opcode == "while" else 0
+        yield Run(instruction, times, _flops(instruction, shapes), trips)
+        for called in _CALLED.finditer(instruction.text):
+            for name in re.findall(r"[\w.\-]+", called[1] or called[2]):
+                yield from _runs(computations, name, times * (trips or 1))
+
+
+def _trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+    """How often a loop goes round: as the compiler found out, or the bound that its index is compared with."""
+    if known := _TRIP_COUNT.search(loop.text):
+        return int(known[1])
+    condition = computations[_CONDITION.findall(loop.text)[0]]
+    bounds = {int(bound) for instruction in condition for bound in _BOUND.findall(instruction.text)}
+    if len(bounds) != 1:
+        raise ValueError(f"loop {loop.name}: its length does not show; its condition names {sorted(bounds)}")
+    return bounds.pop()
+
+
+def _flops(instruction: Instruction, shapes: dict[str, tuple[Shape, ...]]) -> int:
+    if instruction.opcode not in ("dot", "convolution"):
+        return 0
+    operands = re.findall(r"%?([\w.\-]+)", instruction.text.split(f" {instruction.opcode}(", 1)[1])
+    left, right = (shapes[operand][0][1] for operand in operands[:2])
+    if instruction.opcode == "dot":
+        axes = re.findall(r"lhs_contracting_dims=\{([\d,]+)\}", instruction.text)
+        summed = math.prod(left[int(axis)] for group in axes for axis in group.split(","))
+    else:
+        labels = re.findall(r"dim_labels=\w+_(\w+)->", instruction.text)[0]
+        summed = math.prod(right) // right[labels.index("o")]
+    return 2 * math.prod(instruction.shapes[0][1]) * summed
+
+
+def all_reduces(program: str) -> list[Run]:
+    """The all-reduces of a program, one for each place where there is one."""
+    return [run for run in runs(program) if run.instruction.opcode in ("all-reduce", "all-reduce-start")]
+
+
+def trace_train_step(
+    config: Config, parallel: Parallel, *, rows: int, samples: int, classes: int = 4
+) -> jax.stages.Traced:
+    """The train step as training runs it, traced with shapes alone: nothing is computed or compiled.
+
+    Args:
+      config: what is trained, without a moving average.
+      parallel: the devices, in mode single or shard_map; described ones will do.
+      rows: of a whole batch.
+      samples: of each waveform.
+      classes: emotions.
+    """
+    optimizer = make_optimizer(config.training, steps_per_epoch=1)
+    variables = variable_shapes(config, classes)
+    shape = jax.ShapeDtypeStruct
+    state = TrainState(shape((), jnp.int32), variables, jax.eval_shape(optimizer.init, variables["params"]))
+    count = partial(shape, (rows,))
+    batch = Batch(
+        waveforms=shape((rows, samples), jnp.float32),
+        lengths=count(jnp.int32),
+        labels=count(jnp.int32),
+        weights=count(jnp.float32),
+        examples=count(jnp.int32),
+    )
+    traced: jax.stages.Traced = parallel.train_step(config, optimizer).trace(state, batch)
+    return traced
