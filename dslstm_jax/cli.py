@@ -167,8 +167,9 @@ class ImportTorch:
 class Benchmark:
     """Time what we ship on this machine, and print, keep or publish the rows."""
 
-    what: Annotated[tyro.conf.Positional[Literal["data"]], tyro.conf.arg(metavar="WHAT")]
-    """data: recordings to batches, against what the training step consumes."""
+    what: Annotated[tyro.conf.Positional[Literal["data", "scaling"]], tyro.conf.arg(metavar="WHAT")]
+    """data: recordings to batches, against what the training step consumes; scaling: a step on many chips, by
+    arithmetic on the compiled program."""
     json: Path | None = None
     """Write the rows and the environment there."""
     update: Path | None = None
@@ -444,8 +445,13 @@ def benchmark(arguments: Benchmark) -> int:
     from dslstm_jax.benchmark.data import benchmark_data
     from dslstm_jax.benchmark.harness import print_report, write_report
 
-    with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
-        report = benchmark_data(arguments.config, Path(folder))
+    if arguments.what == "scaling":
+        from dslstm_jax.benchmark.scaling import benchmark_scaling
+
+        report = benchmark_scaling(arguments.config)
+    else:
+        with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
+            report = benchmark_data(arguments.config, Path(folder))
     write_report(report, arguments.json, arguments.update)
     print_report(report)
     return 0
