@@ -67,6 +67,8 @@ ROOMS = [
     ["benchmark"],
     ["benchmark.harness"],
     ["benchmark.data"],
+    ["benchmark.program"],
+    ["benchmark.scaling"],
     ["interop"],
     ["interop.torch"],
     ["cli"],

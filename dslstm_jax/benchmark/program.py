@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,8 @@ def trace_train_step(
     optimizer = make_optimizer(config.training, steps_per_epoch=1)
     variables = variable_shapes(config, classes)
     shape = jax.ShapeDtypeStruct
-    state = TrainState(shape((), jnp.int32), variables, jax.eval_shape(optimizer.init, variables["params"]))
+    step: Any = shape((), jnp.int32)
+    state = TrainState(step, variables, jax.eval_shape(optimizer.init, variables["params"]))
     count = partial(shape, (rows,))
     batch = Batch(
         waveforms=shape((rows, samples), jnp.float32),
@@ -163,5 +165,6 @@ def trace_train_step(
         weights=count(jnp.float32),
         examples=count(jnp.int32),
     )
-    traced: jax.stages.Traced = parallel.train_step(config, optimizer).trace(state, batch)
+    train_step: Any = parallel.train_step(config, optimizer)
+    traced: jax.stages.Traced = train_step.trace(state, batch)
     return traced

@@ -1,0 +1,26 @@
+"""The real compiler for TPUs, where libtpu is installed; no TPU is needed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parent / "tpu_compiler.py"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'")
+def test_training_and_predicting_compile_for_four_v5e():
+    done = subprocess.run([sys.executable, str(WORKER)], capture_output=True, text=True, timeout=590)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    predict, train = map(json.loads, done.stdout.splitlines())
+    assert (predict["all-reduces"], predict["program"]) == (0, "predict")
+    # A CNN's two blocks, both CNNs at once: 4 in the forward pass, 2 in the gradient; a DS-LSTM layer: 2 for its
+    # outputs, and 2 at each of 27 steps for its gates; gradients and totals: 1.
+    assert train["all-reduces"] == (4 + 2) + 2 * (2 + 2) + 1
+    assert train["all-reduces run"] == (4 + 2) + 2 * (2 + 2 * 27) + 1
+    assert train["temporary"] + train["arguments"] < 16e9  # a v5e's memory
