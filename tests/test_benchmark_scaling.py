@@ -32,7 +32,7 @@ WORK = Work(
 
 
 def _program():
-    """Seven passes of a product of [4, 8] and [8, 8] and a sum over two devices; then a sum of all, and a convolution."""
+    """Seven passes of a product and a sum over two devices; then a sum of all, and a convolution."""
 
     def f(x, w, image):
         def body(h, _):
