@@ -215,7 +215,7 @@ def _describe_v5e() -> tuple[jax.Device, ...]:
 def _notes(work: Work) -> tuple[str, ...]:
     def described(reduced: tuple[tuple[int, int], ...]) -> str:
         times, total = sum(n for _, n in reduced), sum(size * n for size, n in reduced)
-        return f"{len(reduced)} all-reduces in the program, {times} run, {total / 1e6:,.2f} MB"
+        return f"all-reduces at {len(reduced)} places, {times} a step, {total / 1e6:,.2f} MB"
 
     return (
         "Arithmetic, not measured.",
