@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from tiny import tiny_config
 
-from dslstm_jax.benchmark.program import all_reduces, trace_train_step
+from dslstm_jax.benchmark.program import all_reduces, runs, trace_train_step
 from dslstm_jax.config import Config
 from dslstm_jax.models.recognizer import variable_shapes
 from dslstm_jax.serving.predictor import predict
@@ -38,13 +38,13 @@ def lowered(name: str, mode: str, platform: str) -> str:
 def test_a_step_on_one_device_lowers_and_sums_nothing_up(name, platform):
     text = lowered(name, "single", platform)
     assert "HloModule jit_train_step" in text
-    assert all_reduces(text) == []
+    assert all_reduces(runs(text)) == []
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("name", ["tiny", "paper"])
 def test_a_step_on_several_devices_sums_as_often_as_it_should(name, platform):
-    found = all_reduces(lowered(name, "shard_map", platform))
+    found = all_reduces(runs(lowered(name, "shard_map", platform)))
     steps = TIME_STEPS[name]
     # A count is an array that is summed up; compilers put neighbors into one all-reduce.
     arrays = len(jax.tree.leaves(variable_shapes(CONFIGS[name], 4)["params"]))  # a gradient for each weight
@@ -63,13 +63,13 @@ def test_a_step_on_several_devices_sums_as_often_as_it_should(name, platform):
 
 
 def test_a_batch_in_parts_sums_gradients_once_and_statistics_in_each_part():
-    whole, parts = (all_reduces(lowered(name, "shard_map", "tpu")) for name in ("paper", "in parts"))
+    whole, parts = (all_reduces(runs(lowered(name, "shard_map", "tpu"))) for name in ("paper", "in parts"))
     once = len(jax.tree.leaves(variable_shapes(Config(), 4)["params"])) + 3
     assert sum(run.times for run in parts) - once == 2 * (sum(run.times for run in whole) - once)
 
 
 def test_local_statistics_leave_no_sum_in_a_loop():
-    found = all_reduces(lowered("local", "shard_map", "tpu"))
+    found = all_reduces(runs(lowered("local", "shard_map", "tpu")))
     variables = variable_shapes(LOCAL, 4)
     assert {run.times for run in found} == {1}
     assert len(found) == len(jax.tree.leaves(variables)) + 3  # gradients, running statistics, totals

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from dslstm_jax.benchmark.program import all_reduces, trace_train_step
+from dslstm_jax.benchmark.program import all_reduces, runs, trace_train_step
 from dslstm_jax.config import Config
 from dslstm_jax.models.recognizer import variable_shapes
 from dslstm_jax.serving.predictor import predict
@@ -26,7 +26,7 @@ devices = tuple(topologies.get_topology_desc(platform="tpu", topology_name="v5e:
 
 def report(name: str, traced: jax.stages.Traced) -> None:
     compiled = traced.lower(lowering_platforms=("tpu",)).compile()
-    memory, costs, sums = compiled.memory_analysis(), compiled.cost_analysis(), all_reduces(compiled.as_text())
+    memory, costs, sums = compiled.memory_analysis(), compiled.cost_analysis(), all_reduces(runs(compiled.as_text()))
     found = {
         "program": name,
         "arguments": memory.argument_size_in_bytes,

@@ -5,7 +5,7 @@ XLA's own analysis counts the body of a loop once, however often it runs.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -135,9 +135,18 @@ def _flops(instruction: Instruction, shapes: dict[str, tuple[Shape, ...]]) -> in
     return 2 * math.prod(instruction.shapes[0][1]) * summed
 
 
-def all_reduces(program: str) -> list[Run]:
+def all_reduces(program: Iterable[Run]) -> list[Run]:
     """The all-reduces of a program, one for each place where there is one."""
-    return [run for run in runs(program) if run.instruction.opcode in ("all-reduce", "all-reduce-start")]
+    return [run for run in program if run.instruction.opcode in ("all-reduce", "all-reduce-start")]
+
+
+def outputs(instruction: Instruction, program: Iterable[Run]) -> list[Instruction]:
+    """What takes an instruction's outputs apart, once for each; the instruction itself if it has but one."""
+    if len(instruction.shapes) == 1:
+        return [instruction]
+    taken = re.compile(rf"get-tuple-element\(%?{re.escape(instruction.name)}\), index=(\d+)")
+    found = ((taken.search(run.instruction.text), run.instruction) for run in program)
+    return list({match[1]: part for match, part in found if match}.values())
 
 
 def trace_train_step(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from dslstm_jax.benchmark.harness import Report, Row
-from dslstm_jax.benchmark.program import all_reduces, runs, trace_train_step
+from dslstm_jax.benchmark.program import all_reduces, outputs, runs, trace_train_step
 from dslstm_jax.config import Config
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.recognizer import variable_shapes
@@ -182,9 +182,13 @@ def read_work(config: Config) -> Work:
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     statistics: list[tuple[int, int]] = []
     others: list[tuple[int, int]] = []
-    for run in all_reduces(compiled.as_text()):
-        where = statistics if "Recognizer" in run.instruction.operation else others
-        where.append((run.instruction.bytes, run.times))
+    program = list(runs(compiled.as_text()))
+    for run in all_reduces(program):
+        sizes = {False: 0, True: 0}  # a compiler may join statistics and gradients
+        for part in outputs(run.instruction, program):
+            sizes["Recognizer" in (part.operation or run.instruction.operation)] += part.bytes
+        statistics += [(sizes[True], run.times)] if sizes[True] else []
+        others += [(sizes[False], run.times)] if sizes[False] else []
     running = variable_shapes(config, CLASSES).get("batch_stats", {})
     return Work(
         compiler=compiler,
