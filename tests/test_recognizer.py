@@ -1,5 +1,6 @@
 """The whole network against the authors' PyTorch modules, all rows of the paper's table, number by number."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from golden_arrays import ROWS, golden, part
+from tiny import FEATURES, MODEL
 
 from dslstm_jax.config import SPECTROGRAM_512, SPECTROGRAM_1024, Config, FeaturesConfig, ModelConfig, TrainingConfig
 from dslstm_jax.errors import ConfigError
@@ -257,3 +259,50 @@ def test_spectrograms_that_are_too_short_are_refused(frames, said):
     config = Config(features=FeaturesConfig(spectrograms=(short, SPECTROGRAM_1024)), model=SMALL.model)
     with pytest.raises(ConfigError, match=said):
         variable_shapes(config, classes=3)
+
+
+def outputs_and_gradients(config, variables, waveforms, lengths):
+    def loss(params):
+        branches, statistics = forward({**variables, "params": params}, waveforms, lengths, config=config, train=True)
+        return jnp.sum(jnp.stack([branch.logits for branch in branches]) ** 2), (branches, statistics)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+
+@pytest.fixture(scope="module")
+def tiny_gradients():
+    config = Config(features=FEATURES, model=MODEL)
+    variables = initialize(jax.random.key(0), config, 3)
+    waveforms = 0.1 * jax.random.normal(jax.random.key(1), (4, 8000))
+    lengths = jnp.array([8000, 6000, 3000, 0])
+    return config, (variables, waveforms, lengths), outputs_and_gradients(config, variables, waveforms, lengths)
+
+
+def test_bfloat16_products_give_nearly_the_same_and_keep_the_rest_in_float32(tiny_gradients):
+    config, arguments, ((_, (expected, _)), gradients) = tiny_gradients
+    short = replace(config, model=replace(MODEL, dtype="bfloat16"))
+    (_, (found, statistics)), of_params = outputs_and_gradients(short, *arguments)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.logits.dtype == jnp.float32
+        np.testing.assert_allclose(ours.logits[:3], theirs.logits[:3], atol=0.03)
+        assert not np.array_equal(ours.logits, theirs.logits)
+    assert {leaf.dtype for leaf in jax.tree.leaves((of_params, statistics))} == {jnp.dtype(jnp.float32)}
+    distance = optax.global_norm(jax.tree.map(jnp.subtract, of_params, gradients)) / optax.global_norm(gradients)
+    assert distance < 0.2
+    program = jax.jit(partial(forward, config=short, train=True)).lower(*arguments).as_text()
+    products = re.findall(r"stablehlo\.(?:dot_general|convolution).*?: \((tensor<\S+>), (tensor<\S+>)\)", program)
+    wide = [operands for operands in products if not all(operand.endswith("xbf16>") for operand in operands)]
+    # Features, the patches' moments of each first convolution and the classifiers are float32.
+    assert len(products) - len(wide) >= 2 * MODEL.layers + 3
+
+
+def test_rematerialization_changes_no_figure(tiny_gradients):
+    config, arguments, ((_, (expected, _)), gradients) = tiny_gradients
+    config = replace(config, model=replace(MODEL, remat_every=7))
+    program = jax.jit(partial(outputs_and_gradients, config)).lower(*arguments).as_text()
+    plain = jax.jit(partial(outputs_and_gradients, tiny_gradients[0])).lower(*arguments).as_text()
+    assert program.count("stablehlo.while") > plain.count("stablehlo.while")
+    (_, (found, _)), of_params = outputs_and_gradients(config, *arguments)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.logits, theirs.logits, rtol=1e-4, atol=1e-6)
+    assert optax.global_norm(jax.tree.map(jnp.subtract, of_params, gradients)) < 1e-4 * optax.global_norm(gradients)

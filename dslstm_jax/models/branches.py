@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from dslstm_jax.config import ModelConfig
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features.augmentation import Purpose
 from dslstm_jax.masking import masked_mean
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
-from dslstm_jax.recurrence.lstm import Backend, lstm_stack
+from dslstm_jax.recurrence.lstm import lstm_stack
 
 SPECTROGRAM_PLACES = 100
 """Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
@@ -77,15 +78,16 @@ def lstm_layers(
     x: Float[Array, "B T F"],
     mask: Bool[Array, "B T"],
     keys: Key[Array, " B"] | None,
-    rate: float,
+    config: ModelConfig,
     place: int,
-    backend: Backend,
 ) -> Float[Array, "B T H"]:
     """The layers from below and the dropout after each, which is told apart by `place`, `place` + 1, ..."""
-    widths = [x.shape[-1], *(layer.hidden for layer in layers)]
+    rate, widths = config.dropout, [x.shape[-1], *(layer.hidden for layer in layers)]
     weights = [layer(width) for layer, width in zip(layers, widths, strict=False)]
     factors = [drop_factors(x, keys, rate, place + index, size) for index, size in enumerate(widths[1:-1])]
-    outputs, _ = lstm_stack(weights, x, mask, factors=factors, backend=backend)
+    outputs, _ = lstm_stack(
+        weights, x, mask, factors=factors, remat_every=config.remat_every, backend=config.lstm_backend
+    )
     return drop(outputs, keys, rate, place + len(layers) - 1)
 
 
@@ -93,50 +95,39 @@ class MFCCBranch(nn.Module):
     """M_LSTM: LSTM over the MFCC, mean over the valid frames, linear."""
 
     classes: int
-    hidden: int
-    layers: int
-    dropout: float = 0.0
-    backend: Backend = "scan"
+    config: ModelConfig
 
     @nn.compact
     def __call__(
         self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B C"]:
-        layers = [LSTMLayer(self.hidden, name=f"lstm_{layer}") for layer in range(self.layers)]
-        x = lstm_layers(layers, mfcc, mask, keys, self.dropout, 0, self.backend)
-        return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))
+        hidden = self.config.mfcc_hidden
+        layers = [LSTMLayer(hidden, name=f"lstm_{layer}") for layer in range(self.config.layers)]
+        x = lstm_layers(layers, mfcc.astype(self.config.dtype), mask, keys, self.config, place=0)
+        return linear(self.classes, hidden, "classifier")(masked_mean(x, mask))
 
 
 class SpectrogramBranch(nn.Module):
     """What the two branches over spectrograms share: a CNN of its own for each spectrogram."""
 
     classes: int
-    channels: tuple[int, ...]
-    kernels: tuple[tuple[int, int], ...]
-    hidden: int
-    layers: int
-    dropout: float = 0.0
+    config: ModelConfig
     axis_name: str | None = None
     """The devices over which batch statistics are taken."""
-    dtype: str = "float32"
-    """Of the sequences."""
 
     def sequences(
         self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], train: bool
     ) -> list[Float[Array, "B U D"]]:
         """The CNNs' outputs, each at its own frame rate."""
-        return [
-            CNN(self.channels, kernel, self.axis_name, self.dtype, name=f"cnn_{index}")(
-                spectrogram, valid, train=train
-            )
-            for index, (spectrogram, kernel) in enumerate(zip(spectrograms, self.kernels, strict=True))
+        cnns = [
+            CNN(self.config.channels, kernel, self.axis_name, self.config.dtype, name=f"cnn_{index}")
+            for index, kernel in enumerate(self.config.kernels)
         ]
+        return [cnn(spectrogram, valid, train=train) for cnn, spectrogram in zip(cnns, spectrograms, strict=True)]
 
 
 class CNNLSTMBranch(SpectrogramBranch):
     """CNN-LSTM: an LSTM over each CNN's sequence and its mean over time; the means side by side, linear."""
-
-    backend: Backend = "scan"
 
     @nn.compact
     def __call__(
@@ -147,14 +138,13 @@ class CNNLSTMBranch(SpectrogramBranch):
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
-        means = []
+        means, hidden = [], self.config.hidden
         for index, x in enumerate(self.sequences(spectrograms, valid, train)):
             mask = every_frame(valid, x.shape[1])
-            layers = [LSTMLayer(self.hidden, name=f"lstm_{index}_{layer}") for layer in range(self.layers)]
-            place = SPECTROGRAM_PLACES * (1 + index)
-            x = lstm_layers(layers, x, mask, keys, self.dropout, place, self.backend)
+            layers = [LSTMLayer(hidden, name=f"lstm_{index}_{layer}") for layer in range(self.config.layers)]
+            x = lstm_layers(layers, x, mask, keys, self.config, SPECTROGRAM_PLACES * (1 + index))
             means.append(masked_mean(x, mask))
-        return linear(self.classes, len(means) * self.hidden, "classifier")(jnp.concatenate(means, axis=-1))
+        return linear(self.classes, len(means) * hidden, "classifier")(jnp.concatenate(means, axis=-1))
 
 
 class DSLSTMBranch(SpectrogramBranch):
@@ -171,7 +161,8 @@ class DSLSTMBranch(SpectrogramBranch):
     ) -> Float[Array, "B C"]:
         x, y = align(*self.sequences(spectrograms, valid, train))
         mask = every_frame(valid, x.shape[1])
-        for layer in range(self.layers):
-            x = DSLSTMLayer(self.hidden, self.axis_name, name=f"ds_lstm_{layer}")(x, y, mask, train=train)
-            x = drop(x, keys, self.dropout, SPECTROGRAM_PLACES + layer)
-        return linear(self.classes, self.hidden, "classifier")(masked_mean(x, mask))
+        hidden, every = self.config.hidden, self.config.remat_every
+        for layer in range(self.config.layers):
+            x = DSLSTMLayer(hidden, every, self.axis_name, name=f"ds_lstm_{layer}")(x, y, mask, train=train)
+            x = drop(x, keys, self.config.dropout, SPECTROGRAM_PLACES + layer)
+        return linear(self.classes, hidden, "classifier")(masked_mean(x, mask))

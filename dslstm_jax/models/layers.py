@@ -79,6 +79,7 @@ class DSLSTMLayer(nn.Module):
     """One layer of `ds_lstm`."""
 
     hidden: int
+    remat_every: int = 0
     axis_name: str | None = None
     """The devices over which the batch's statistics are taken."""
 
@@ -106,7 +107,14 @@ class DSLSTMLayer(nn.Module):
         output_statistics = RunningStatistics(self, "output", (size,))
         statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
         outputs, _, statistics = ds_lstm(
-            weights, x, y, mask, statistics=statistics, train=train, axis_name=self.axis_name
+            weights,
+            x,
+            y,
+            mask,
+            statistics=statistics,
+            train=train,
+            axis_name=self.axis_name,
+            remat_every=self.remat_every,
         )
         gate_statistics.update(statistics.gates)
         output_statistics.update(statistics.output)

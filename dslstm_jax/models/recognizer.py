@@ -1,7 +1,5 @@
 """The recognizer: the branches a config names, and the average of their logits."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +11,7 @@ from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.masking import length_mask
-from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch, SpectrogramBranch
+from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch
 
 Variables = dict[str, Any]
 """Linen's collections `params` and `batch_stats`."""
@@ -43,33 +41,14 @@ class Recognizer(nn.Module):
         config, branches = self.config, []
         both = config.mfcc_branch and config.spectrogram_branch != "none"
         if config.spectrogram_branch != "none":
-            kind: Callable[..., SpectrogramBranch] = DSLSTMBranch
-            if config.spectrogram_branch == "lstm":
-                kind = partial(CNNLSTMBranch, backend=config.lstm_backend)
-            spectrogram_branch = kind(
-                self.classes,
-                config.channels,
-                config.kernels,
-                config.hidden,
-                config.layers,
-                config.dropout,
-                self.axis_name,
-                config.dtype,
-                name="spectrogram_branch",
-            )
+            kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
+            spectrogram_branch = kind(self.classes, config, self.axis_name, name="spectrogram_branch")
             logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, keys, train=train)
             branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
         if config.mfcc_branch:
-            mfcc_branch = MFCCBranch(
-                self.classes,
-                config.mfcc_hidden,
-                config.layers,
-                config.dropout,
-                config.lstm_backend,
-                name="mfcc_branch",
-            )
+            mfcc_branch = MFCCBranch(self.classes, config, name="mfcc_branch")
             mask = length_mask(features.mfcc_lengths, features.mfcc.shape[1])
-            logits = mfcc_branch(features.mfcc.astype(config.dtype), mask, keys)
+            logits = mfcc_branch(features.mfcc, mask, keys)
             branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
         return tuple(branches)
 
