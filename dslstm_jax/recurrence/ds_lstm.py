@@ -27,7 +27,7 @@ from dslstm_jax.recurrence.batch_norm import (
     sum_over_devices,
     update_running,
 )
-from dslstm_jax.recurrence.lstm import LSTMState, initial_state, keep_state_at_padding
+from dslstm_jax.recurrence.lstm import LSTMState, initial_state, keep_state_at_padding, sigmoid
 
 FRAMES_AT_ONCE = 32
 """Frames whose input projections are one product. Few enough that what it makes stays in a CPU's cache."""
@@ -124,7 +124,7 @@ def _recur_forward(
     def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
         from_x, from_y, valid, running = inputs
         hidden = state.hidden.astype(x.dtype)
-        raw = jax.nn.sigmoid(
+        raw = sigmoid(
             _product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates]
         )
         from_inputs = jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import rnn
 from jaxtyping import Array, Bool, Float
@@ -54,7 +55,19 @@ class _Trace(NamedTuple):
 
     hidden: Float[Array, "S B H"]
     cell: Float[Array, "S B H"]
-    gates: tuple[Float[Array, "S B H"], ...]
+    gates: Float[Array, "S B 4*H"]
+
+
+def sigmoid(z: Float[Array, "*N H"]) -> Float[Array, "*N H"]:
+    """1 / (1 + exp(-z)), by tanh: XLA computes that without an exponential, in a fraction of the time on a CPU."""
+    return 0.5 * jnp.tanh(0.5 * z) + 0.5
+
+
+def _activate(z: Float[Array, "B 4*H"]) -> Float[Array, "B 4*H"]:
+    """The sigmoid of i, f and o, and tanh of g, as one tanh of all columns."""
+    half, one = np.full(z.shape[-1] // 4, 0.5, z.dtype), np.ones(z.shape[-1] // 4, z.dtype)
+    scale = np.concatenate([half, half, one, half])
+    return scale * jnp.tanh(scale * z) + (1 - scale)
 
 
 def _scale(values: Float[Array, "*N B H"], factor: Float[Array, "B H"] | None) -> Float[Array, "*N B H"]:
@@ -90,11 +103,11 @@ def _forward(
                     jnp.concatenate([_scale(states[layer - 1].hidden, factors[layer - 1]), read], -1),
                     biases[layer],
                 )
-            i, f, g, o = jnp.split(_product(read.astype(x.dtype), kernel) + bias, 4, axis=-1)
-            i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+            gates = _activate(_product(read.astype(x.dtype), kernel) + bias)
+            i, f, g, o = jnp.split(gates, 4, axis=-1)
             cell = f * state.cell + i * g
             new.append(keep_state_at_padding(valid[:, layer], LSTMState(o * jnp.tanh(cell), cell), state))
-            traces.append(_Trace(state.hidden.astype(x.dtype), state.cell, (i, f, g, o)))
+            traces.append(_Trace(state.hidden.astype(x.dtype), state.cell, gates))
         return tuple(new), (new[-1].hidden.astype(x.dtype), tuple(traces) if traced else ())
 
     return lax.scan(step, initial, (projected, valid))
@@ -139,7 +152,7 @@ def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
         of_hiddens = [of_state.hidden for of_state in of_states[:-1]] + [of_states[-1].hidden + of_output]
         of_previous, of_below, of_gates = [], [], []
         for layer, (of_hidden, of_state, trace) in enumerate(zip(of_hiddens, of_states, traces, strict=True)):
-            (i, f, g, o), rows = trace.gates, valid[:, layer, None]
+            (i, f, g, o), rows = jnp.split(trace.gates, 4, axis=-1), valid[:, layer, None]
             squashed = jnp.tanh(f * trace.cell + i * g)
             of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
             of_gate = (
