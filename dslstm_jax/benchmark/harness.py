@@ -1,14 +1,16 @@
 """What every benchmark shares: warm, blocked timings, the machine they were taken on, and the places they go to."""
 
+import importlib.metadata
+import os
 import platform
 import re
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -19,6 +21,8 @@ from dslstm_jax.training.run import describe_environment
 
 Row = Mapping[str, Any]
 """One measured line: its columns by name; None where a column does not apply."""
+PEERS = ("torch", "librosa", "opensmile")
+"""Packages of the extra `bench`, whose versions belong to the figures."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Timing:
     median: float
     p10: float
     p90: float
+    best: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """The first call, and the statistics of the others."""
+        p10, median, p90 = np.percentile(seconds[1:], [10, 50, 90])
+        return cls(seconds[0], float(median), float(p10), float(p90), min(seconds[1:]))
 
 
 def clock(call: Callable[[], Any], repeats: int) -> Timing:
@@ -39,8 +50,7 @@ def clock(call: Callable[[], Any], repeats: int) -> Timing:
         started = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - started)
-    p10, median, p90 = np.percentile(seconds[1:], [10, 50, 90])
-    return Timing(seconds[0], float(median), float(p10), float(p90))
+    return Timing.of(seconds)
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,18 @@ def _cell(value: Any) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, processor, commit and command."""
-    return {**describe_environment(), "processor": _processor(), "commit": _commit()}
+    """Versions (of the peers that are installed, too), devices, processor, cores, commit and command."""
+    found = describe_environment()
+    peers = {name: version for name in PEERS if (version := _version(name))}
+    more = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "commit": _commit()}
+    return {**found, "packages": {**found["packages"], **peers}, **more}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -109,9 +129,12 @@ def _with_block(path: Path, report: Report, about: Mapping[str, Any]) -> str:
     if not found or not closed:
         raise RunError(f"{path}: no block for it; put the lines {begin} and {end} where it belongs")
     command = shlex.join(["dslstm", *about["command"][1:]])
-    packages = ", ".join(f"{name} {about['packages'][name]}" for name in ("jax", "numpy", "grain"))
+    named = [name for name in ("jax", "flax", "numpy", "grain", *PEERS) if name in about["packages"]]
+    packages = ", ".join(f"{name} {about['packages'][name]}" for name in named)
     devices = ", ".join(dict.fromkeys(about["devices"]))
-    machine = f"{about['processor']}, devices: {devices}; Python {about['python']}, {packages}"
+    machine = (
+        f"{about['processor']}, {about['cores']} cores, devices: {devices}; Python {about['python']}, {packages}"
+    )
     said = [f"`{command}` at {about['commit']}; {machine}.", report.table(), *report.notes]
     return "\n\n".join([before + begin, *said, end + after])
 

@@ -1,0 +1,216 @@
+"""Ours and its peers, timed in turns; what a compiled program needs, and what the machine could do."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dslstm_jax.benchmark.harness import Row, Timing
+
+GEMM_SIZE = 2048
+"""Rows and columns of the matrices whose product gives the GEMM peak."""
+COPY_VALUES = 1 << 25
+"""Values of the array whose copy gives the copy peak; far more than a cache holds."""
+LIMIT = 25.0
+"""Seconds after which a comparison ends, once every contender was timed three times."""
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function, and what one call of it takes."""
+
+    run: Callable[..., Any]
+    compile_seconds: float
+    """Tracing included."""
+    operations: float
+    """Floating-point operations of its products; see `count_operations`."""
+    traffic: float
+    """Bytes that it must move at least: arguments and outputs once, temporaries written and read."""
+    memory: float
+    """Bytes of arguments, outputs and temporaries, at their peak."""
+
+    @classmethod
+    def together(cls, programs: "Sequence[Program]") -> "Program":
+        """What one call of each takes, one after the other; a program may stand there several times."""
+        different = {id(program): program for program in programs}.values()
+        return cls(
+            lambda *_: None,
+            sum(program.compile_seconds for program in different),
+            sum(program.operations for program in programs),
+            sum(program.traffic for program in programs),
+            max(program.memory for program in programs),
+        )
+
+
+def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
+    """Compiles what `jax.jit` or `jax.pmap` gave, for arguments like these."""
+    jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
+    started = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    seconds = time.perf_counter() - started
+    found = compiled.memory_analysis()
+    outside = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    temporary = found.temp_size_in_bytes
+    operations = count_operations(jax.make_jaxpr(jitted)(*arguments).jaxpr)
+    return Program(compiled, seconds, operations, outside + 2 * temporary, outside + temporary)
+
+
+def count_operations(jaxpr: Any) -> float:
+    """Operations of the matrix products, convolutions (2 for each product of two values) and FFTs (2.5 n log2 n).
+
+    The compiler's own count takes the body of a loop once, however often it runs; here a scan counts its length.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+            total += 2 * equation.outvars[0].aval.size * math.prod(kernel) / outputs
+        elif name == "fft":
+            size = parameters["fft_lengths"][-1]
+            total += 2.5 * size * math.log2(size) * max(v.aval.size for v in equation.invars) / size
+        else:
+            times = parameters["length"] if name == "scan" else getattr(parameters.get("mesh"), "size", 1)
+            total += times * sum(map(count_operations, _inner(parameters)))
+    return total
+
+
+def _inner(parameters: Mapping[str, Any]) -> Iterator[Any]:
+    for value in parameters.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the machine does at its best, through JAX."""
+
+    gemm: float
+    """Floating-point operations a second, in a product of two large matrices."""
+    copy: float
+    """Bytes a second, read and written, in the copy of a large array."""
+
+
+@cache
+def measure_peaks(dtype: str = "float32") -> Peaks:
+    """The best of several tries on all cores of the first device."""
+    matrix = jnp.ones((GEMM_SIZE, GEMM_SIZE), dtype)
+    values = jnp.ones((COPY_VALUES,), "float32")
+    product, copy = jax.jit(jnp.matmul), jax.jit(jnp.negative)
+    times = race([Contender("", lambda: product(matrix, matrix)), Contender("", lambda: copy(values))], 7)
+    return Peaks(2 * GEMM_SIZE**3 / times[0].best, 2 * values.nbytes / times[1].best)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those that do the same work."""
+
+    name: str
+    call: Callable[[], Any]
+    program: Program | None = None
+    """Where it is one compiled JAX program."""
+
+
+def race(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
+    """Times all contenders in turns, so that a disturbance of the machine meets them alike.
+
+    Each is called once before; every second round goes backward, that none always runs in another's wake.
+
+    Args:
+      contenders: what is called; the arrays it returns are waited for.
+      repeats: rounds; fewer, but not less than ROUNDS, if they last more than LIMIT seconds.
+    """
+    seconds: list[list[float]] = [[_seconds(contender)] for contender in contenders]
+    started = time.perf_counter()
+    for turn in range(repeats):
+        order = list(enumerate(contenders))
+        for place, contender in order[::-1] if turn % 2 else order:
+            seconds[place].append(_seconds(contender))
+        if turn + 1 >= ROUNDS and time.perf_counter() - started > LIMIT:
+            break
+    return [Timing.of(found) for found in seconds]
+
+
+def _seconds(contender: Contender) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(contender.call())
+    return time.perf_counter() - started
+
+
+def compare(
+    labels: Mapping[str, Any],
+    contenders: Sequence[Contender],
+    timings: Sequence[Timing],
+    units: Mapping[str, float],
+    *,
+    operations: float | None = None,
+    dtype: str = "float32",
+) -> list[Row]:
+    """One row a contender; the first is ours.
+
+    Args:
+      labels: columns that say which work was done.
+      contenders: all did the same work.
+      timings: of each.
+      units: what one call gets done: {"sequences": 32} makes a column `sequences/s`.
+      operations: of the work, where they are the same for all contenders; otherwise each program's own count.
+      dtype: of the products, whose peak they are compared with.
+    """
+    peaks, ours = measure_peaks(dtype), timings[0].median
+    rows: list[Row] = []
+    for place, (contender, timing) in enumerate(zip(contenders, timings, strict=True)):
+        program = contender.program
+        done = operations or (program and program.operations)
+        rate = done / timing.median if done else None
+        moved = program.traffic / timing.median if program else None
+        rows.append(
+            {
+                **labels,
+                "implementation": contender.name,
+                "median ms": 1e3 * timing.median,
+                "p10 ms": 1e3 * timing.p10,
+                "p90 ms": 1e3 * timing.p90,
+                "ours is faster by": timing.median / ours if place else None,
+                "compile s": program.compile_seconds if program else max(timing.first - timing.median, 0.0),
+                **{f"{unit}/s": count / timing.median for unit, count in units.items()},
+                "GFLOP/s": rate and rate / 1e9,
+                "share of GEMM peak": rate and rate / peaks.gemm,
+                "GB/s": moved and moved / 1e9,
+                "share of copy peak": moved and moved / peaks.copy,
+                "peak MB": program and program.memory / 1e6,
+            }
+        )
+    return rows
+
+
+def measuring_notes(dtype: str = "float32") -> tuple[str, ...]:
+    """What the columns of `compare` mean."""
+    peaks = measure_peaks(dtype)
+    return (
+        "All contenders of a case take turns in one process; every call is waited for. `ours is faster by` is the "
+        "peer's median over ours. `compile s` is tracing and compiling for JAX, and what the first call took longer "
+        "for others.",
+        f"Peaks of this machine, through JAX: product of two {dtype} matrices {peaks.gemm / 1e9:,.0f} GFLOP/s, copy "
+        f"{peaks.copy / 1e9:,.1f} GB/s. Operations are those of products, convolutions and FFTs, loops counted as "
+        "often as they run. Bytes are the least a program must move: arguments and outputs once, temporaries "
+        "written and read. `peak MB` is what the compiled program holds: arguments, outputs, temporaries.",
+    )
+
+
+def noise(*shape: int) -> np.ndarray:
+    """Standard normal float32, the same at each call."""
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,316 @@
+"""What others use for the same work: flax, PyTorch, cuDNN, librosa, openSMILE; each where it is installed."""
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dslstm_jax.benchmark.measure import Contender, compile_program
+from dslstm_jax.config import Config, FeaturesConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pass = Literal["forward", "train"]
+TorchFeatures = tuple[list["Tensor"], "Tensor", "Tensor"]
+"""Spectrograms [B, 1, F, T], MFCC [B, T, 39] and its lengths [B]."""
+
+
+def installed(*packages: str) -> bool:
+    """Whether all of them can be imported."""
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def _torch_device() -> Any:
+    """The kind of device that JAX computes on, with as many threads as there are cores."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
+
+
+def _torch_call(network: Any, inputs: Sequence[Any], passes: Pass) -> Callable[[], Any]:
+    """Output without gradients, or gradients of the output's mean; waits for the device."""
+    import torch
+
+    def finish() -> None:
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize()
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(*inputs)
+        finish()
+
+    def train() -> None:
+        network.zero_grad()
+        network(*inputs).mean().backward()
+        finish()
+
+    network.train(passes == "train")
+    return train if passes == "train" else forward
+
+
+class _FlaxLSTM(nn.Module):
+    cell: Callable[..., Any]
+    hidden: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(self.layers):
+            x = jnp.asarray(nn.RNN(self.cell(self.hidden))(x))
+        return x
+
+
+def lstm_peers(x: np.ndarray, hidden: int, layers: int, passes: Pass) -> list[Contender]:
+    """flax's LSTMs, PyTorch's (oneDNN or cuDNN), and cuDNN through JAX on a GPU, over sequences [B, T, F]."""
+    peers = []
+    for cell in (nn.LSTMCell, nn.OptimizedLSTMCell):
+        module = _FlaxLSTM(cell, hidden, layers)
+        variables = jax.jit(module.init)(jax.random.key(0), x)
+        peers.append(_jax_contender(f"flax {cell.__name__}", module.apply, passes, variables, jnp.asarray(x)))
+    if jax.default_backend() == "gpu":
+        peers.append(_cudnn_lstm(x, hidden, layers, passes))
+    if installed("torch"):
+        import torch
+
+        from dslstm_jax.benchmark.peers_torch import LSTM
+
+        device = _torch_device()
+        network = LSTM(x.shape[2], hidden, layers).to(device)
+        peers.append(Contender("torch.nn.LSTM", _torch_call(network, [torch.from_numpy(x).to(device)], passes)))
+    return peers
+
+
+def _cudnn_lstm(x: np.ndarray, hidden: int, layers: int, passes: Pass) -> Contender:
+    from jax.experimental import rnn
+
+    batch, time, features = x.shape
+    zeros = jnp.zeros((layers, batch, hidden))
+    lengths = jnp.full((batch,), time, jnp.int32)
+
+    def apply(weights: jax.Array, x: jax.Array) -> jax.Array:
+        outputs: jax.Array = rnn.lstm(x, zeros, zeros, weights, lengths, features, hidden, layers, 0.0, False)[0]
+        return outputs
+
+    weights = rnn.init_lstm_weight(jax.random.key(0), features, hidden, layers, False)
+    return _jax_contender("jax.experimental.rnn (cuDNN)", apply, passes, weights, jnp.asarray(x))
+
+
+def _jax_contender(name: str, apply: Callable[..., Any], passes: Pass, weights: Any, x: jax.Array) -> Contender:
+    gradient = jax.grad(lambda weights, x: apply(weights, x).mean())
+    program = compile_program(jax.jit(gradient if passes == "train" else apply), weights, x)
+    return Contender(name, lambda: program.run(weights, x), program)
+
+
+def ds_lstm_peers(x: np.ndarray, y: np.ndarray, hidden: int, layers: int, passes: Pass) -> list[Contender]:
+    """PyTorch loops over the frames of [B, T, X] and [B, T, Y]: as the equations stand, with the products of x and y
+    taken out of the loop, and that with its cell compiled (compiling whole loops takes minutes)."""
+    if not installed("torch"):
+        return []
+    import torch
+
+    from dslstm_jax.benchmark.peers_torch import DSLSTM, DSLSTMCell, HoistedCell
+
+    device, peers = _torch_device(), []
+    inputs = [torch.from_numpy(array).to(device) for array in (x, y)]
+    for name, cell, compiled in (
+        ("PyTorch loop", DSLSTMCell, False),
+        ("PyTorch loop, hoisted", HoistedCell, False),
+        ("torch.compile, hoisted", HoistedCell, True),
+    ):
+        network = DSLSTM(x.shape[2], y.shape[2], hidden, layers, x.shape[1], cell).to(device)
+        if compiled:
+            for layer in network.children():
+                layer.compile()
+        peers.append(Contender(name, _torch_call(network, inputs, passes)))
+    return peers
+
+
+_OPENSMILE = r"""
+[componentInstances:cComponentManager]
+instance[dataMemory].type = cDataMemory
+\{{\cm[source{{?}}:include external source]}}
+[componentInstances:cComponentManager]
+{instances}
+[frames:cFramer]
+reader.dmLevel = wave
+noPostEOIprocessing = 1
+frameSize = {frame}
+frameStep = {hop}
+frameMode = fixed
+frameCenterSpecial = left
+[emphasis:cVectorPreemphasis]
+reader.dmLevel = frames
+k = {preemphasis}
+de = 0
+[window:cWindower]
+reader.dmLevel = emphasis
+winFunc = ham
+[fft:cTransformFFT]
+reader.dmLevel = window
+[magnitude:cFFTmagphase]
+reader.dmLevel = fft
+[mel:cMelspec]
+reader.dmLevel = magnitude
+htkcompatible = 1
+usePower = 1
+nBands = {bands}
+lofreq = 0
+hifreq = {highest}
+specScale = mel
+[cepstra:cMfcc]
+reader.dmLevel = mel
+htkcompatible = 1
+firstMfcc = 1
+lastMfcc = {cepstra}
+cepLifter = {lifter}
+[energy:cEnergy]
+reader.dmLevel = frames
+htkcompatible = 1
+rms = 0
+log = 1
+[static:cVectorConcat]
+reader.dmLevel = cepstra;energy
+includeSingleElementFields = 1
+[delta:cDeltaRegression]
+reader.dmLevel = static
+deltawin = {window}
+blocksize = 1
+[acceleration:cDeltaRegression]
+reader.dmLevel = delta
+deltawin = {window}
+blocksize = 1
+[lld:cVectorConcat]
+reader.dmLevel = static;delta;acceleration
+\{{\cm[sink{{?}}:include external sink]}}
+"""
+"""MFCC_E_D_A as openSMILE's MFCC12_E_D_A.conf defines it, which the Python package does not bring."""
+
+
+def opensmile_config(config: FeaturesConfig) -> str:
+    """openSMILE's configuration of the same MFCC as ours."""
+    mfcc, instances, lines = config.mfcc, [], []
+    text = _OPENSMILE.format(
+        instances="{instances}",
+        frame=mfcc.frame_length / config.sample_rate,
+        hop=mfcc.hop_length / config.sample_rate,
+        preemphasis=mfcc.preemphasis,
+        bands=mfcc.mel_bands,
+        highest=config.sample_rate / 2,
+        cepstra=mfcc.cepstra,
+        lifter=mfcc.lifter,
+        window=mfcc.delta_window,
+    )
+    for line in text.splitlines():
+        name, _, kind = line.strip("[]").partition(":")
+        lines.append(line)
+        if line.startswith("[") and name != "componentInstances":  # each component writes to a level of its own name
+            lines.append(f"writer.dmLevel = {name}")
+            instances.append(f"instance[{name}].type = {kind}")
+    return "\n".join(lines).replace("{instances}", "\n".join(instances))
+
+
+class LibrosaOpenSmile:
+    """The same features as the authors compute them: one utterance after the other, by librosa and openSMILE."""
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        import opensmile
+
+        self.config = config
+        self._folder = tempfile.TemporaryDirectory(prefix="dslstm-opensmile-")
+        path = Path(self._folder.name) / "mfcc_e_d_a.conf"
+        path.write_text(opensmile_config(config), encoding="utf-8")
+        self._smile = opensmile.Smile(feature_set=str(path), feature_level="lld")
+
+    def mfcc(self, waveform: np.ndarray) -> np.ndarray:
+        """[T, 39]"""
+        found: np.ndarray = self._smile(waveform, self.config.sample_rate)[0].T
+        return found
+
+    def spectrograms(self, waveform: np.ndarray) -> list[np.ndarray]:
+        """[F, frames] in decibels, stretched."""
+        import librosa
+        import torch
+
+        found = []
+        for resolution in self.config.spectrograms:
+            power = librosa.feature.melspectrogram(
+                y=waveform * np.float32(32768),
+                sr=self.config.sample_rate,
+                n_fft=resolution.n_fft,
+                hop_length=resolution.hop_length,
+                n_mels=resolution.mel_bands,
+            )
+            decibels = torch.from_numpy(10 * np.log10(np.maximum(power, 1e-10)))
+            found.append(torch.nn.functional.interpolate(decibels[None], resolution.frames)[0].numpy())
+        return found
+
+    def of(self, waveform: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """All features of one utterance."""
+        return self.mfcc(waveform), self.spectrograms(waveform)
+
+    def __call__(self, waveforms: Sequence[np.ndarray]) -> TorchFeatures:
+        """A padded batch for the PyTorch network."""
+        import torch
+
+        arrays, by_utterance = zip(*map(self.of, waveforms), strict=True)
+        mfccs = [torch.from_numpy(np.ascontiguousarray(mfcc)) for mfcc in arrays]
+        stacked = [torch.from_numpy(np.stack(found)[:, None]) for found in zip(*by_utterance, strict=True)]
+        lengths = torch.tensor([len(mfcc) for mfcc in mfccs])
+        return stacked, torch.nn.utils.rnn.pad_sequence(mfccs, batch_first=True), lengths
+
+
+def has_twin(config: Config) -> bool:
+    """Whether the network of a config is the dual-level one, and PyTorch, librosa and openSMILE are there."""
+    dual = config.model.spectrogram_branch == "ds_lstm" and config.model.mfcc_branch
+    return dual and installed("torch", "librosa", "opensmile")
+
+
+class Twin:
+    """The whole system as one would build it in PyTorch."""
+
+    def __init__(self, config: Config, classes: int) -> None:
+        import torch
+
+        from dslstm_jax.benchmark.peers_torch import Recognizer
+
+        self.device = _torch_device()
+        self.features = LibrosaOpenSmile(config.features)
+        self.network = Recognizer(config, classes).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), config.training.learning_rate)
+
+    def _place(self, features: TorchFeatures) -> TorchFeatures:
+        spectrograms, mfcc, lengths = features
+        return [spectrogram.to(self.device) for spectrogram in spectrograms], mfcc.to(self.device), lengths
+
+    def train_step(self, features: TorchFeatures, labels: np.ndarray) -> float:
+        """One step of Adam; returns the loss before it."""
+        import torch
+
+        self.network.train()
+        self.optimizer.zero_grad()
+        targets = torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        loss = self.network.loss(self.network(*self._place(features)), targets)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def predict(self, waveform: np.ndarray) -> np.ndarray:
+        """Probabilities of one recording. [C]"""
+        import torch
+
+        self.network.eval()
+        with torch.no_grad():
+            raw, hand = self.network(*self._place(self.features([waveform])))
+            share = self.network.weight
+            answer: np.ndarray = torch.softmax(share * raw + (1 - share) * hand, dim=1)[0].cpu().numpy()
+        return answer

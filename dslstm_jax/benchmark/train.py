@@ -1,0 +1,108 @@
+"""The training step, from waveforms and from features that lie ready, beside the same network in PyTorch."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dslstm_jax.benchmark.features import read_waveforms
+from dslstm_jax.benchmark.harness import Report, Row
+from dslstm_jax.benchmark.measure import Contender, Program, compare, compile_program, measuring_notes, race
+from dslstm_jax.benchmark.peers import Twin, has_twin
+from dslstm_jax.config import Config, ParallelConfig
+from dslstm_jax.data.pipeline import Batch, pad_waveforms
+from dslstm_jax.features import Features, extract_features
+from dslstm_jax.models.recognizer import Recognizer
+from dslstm_jax.training.parallel import make_parallel
+from dslstm_jax.training.step import TrainState, create_state, cross_entropy, make_optimizer
+
+CLASSES = 4
+TWIN = "PyTorch, librosa, openSMILE"
+TWIN_NETWORK = "PyTorch, features ready"
+
+
+def benchmark_train(config: Config, repeats: int) -> Report:
+    """Times one step on config.training.batch_size utterances, of all lengths that the corpus has.
+
+    Args:
+      config: corpus, features, model and training.
+      repeats: steps that are timed.
+    """
+    waveforms = read_waveforms(config, config.training.batch_size)
+    rows = len(waveforms)
+    padded, lengths = pad_waveforms(waveforms, rows, max(map(len, waveforms)))
+    labels = np.arange(rows, dtype=np.int32) % CLASSES
+    batch = Batch(padded, lengths, labels, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
+    contenders = [_whole_step(config, batch), _network_step(config, batch)]
+    if has_twin(config):
+        twin = Twin(config, CLASSES)
+        ready = twin.features(waveforms)
+        contenders.append(Contender(TWIN, lambda: twin.train_step(twin.features(waveforms), labels)))
+        contenders.append(Contender(TWIN_NETWORK, lambda: twin.train_step(ready, labels)))
+    timings = race(contenders, repeats)
+    found: list[Row] = []
+    for work, chosen in (("from waveforms", [0, 2, 3]), ("from features", [1, 3])):
+        places = [place for place in chosen if place < len(contenders)]
+        found += compare(
+            {"step": work, "batch": rows},
+            [contenders[place] for place in places],
+            [timings[place] for place in places],
+            {"utterances": rows},
+        )
+    seconds = np.array(lengths) / config.features.sample_rate
+    notes = (
+        f"One step of Adam on {rows} utterances of {config.corpus.name}, {seconds.min():.1f} to {seconds.max():.1f} "
+        f"s, mean {seconds.mean():.2f} s, float32. `from waveforms` is what `dslstm train` runs, features included; "
+        "the PyTorch network is the same one, with the MFCC packed, and gets its features utterance by utterance or "
+        "ready.",
+    )
+    return Report("train", (*notes, *measuring_notes()), tuple(found))
+
+
+class _Stepper:
+    """A step that uses up the state it is given, and so goes on from where the last call ended."""
+
+    def __init__(self, program: Program, state: Any, *others: Any) -> None:
+        self.program, self.state, self.others = program, state, others
+
+    def __call__(self) -> Any:
+        self.state, said = self.program.run(self.state, *self.others)
+        return self.state, said
+
+
+def _whole_step(config: Config, batch: Batch) -> Contender:
+    parallel = make_parallel(ParallelConfig())
+    if len(batch.lengths) % len(parallel.devices):
+        parallel = make_parallel(ParallelConfig(mode="single"))
+    optimizer = make_optimizer(config.training, steps_per_epoch=1000)
+    state = parallel.spread(create_state(config, CLASSES, optimizer))
+    placed = parallel.place(batch)
+    program = compile_program(parallel.train_step(config, optimizer), state, placed)
+    return Contender("dslstm_jax", _Stepper(program, state, placed), program)
+
+
+def _network_step(config: Config, batch: Batch) -> Contender:
+    """The recognizer, its loss and the optimizer alone."""
+    optimizer = make_optimizer(config.training, steps_per_epoch=1000)
+    features = jax.jit(partial(extract_features, config=config.features))(batch.waveforms, batch.lengths)
+    targets, weights = jax.nn.one_hot(batch.labels, CLASSES), jnp.asarray(batch.weights)
+
+    def step(state: TrainState, features: Features) -> tuple[TrainState, jax.Array]:
+        def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+            branches, updated = Recognizer(config.model, CLASSES).apply(
+                {**state.variables, "params": params}, features, train=True, mutable=["batch_stats"]
+            )
+            return cross_entropy(branches, targets, weights) / len(batch.lengths), updated.get("batch_stats", {})
+
+        params = state.variables["params"]
+        (loss, batch_stats), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, params)
+        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+        return TrainState(state.step + 1, variables, optimizer_state), loss
+
+    state = create_state(config, CLASSES, optimizer)
+    program = compile_program(jax.jit(step, donate_argnums=0), state, features)
+    return Contender("dslstm_jax, features ready", _Stepper(program, state, features), program)
