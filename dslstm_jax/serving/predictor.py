@@ -11,6 +11,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 import numpy.typing as npt
+import platformdirs
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config
@@ -140,6 +141,21 @@ def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept in the user's cache folder for later processes, unless JAX was told of a place
+    (JAX_COMPILATION_CACHE_DIR) or no folder can be made there."""
+    if jax.config.read("jax_compilation_cache_dir") is not None:
+        return
+    folder = platformdirs.user_cache_path("dslstm_jax") / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def load(run: str | Path) -> Predictor:
