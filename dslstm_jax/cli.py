@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dslstm_jax.config import Config, CorpusConfig, ParallelConfig, TrainingConfig, load_config
+from dslstm_jax.config import Config, CorpusConfig, ParallelConfig, SweepConfig, TrainingConfig, load_config
 from dslstm_jax.errors import AudioError, ConfigError, DslstmError
 from dslstm_jax.files import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dslstm_jax.benchmark.harness import Report
     from dslstm_jax.data.dataset import Dataset
     from dslstm_jax.evaluation.evaluate import Evaluation
     from dslstm_jax.training.run import Run
@@ -167,13 +168,22 @@ class ImportTorch:
 class Benchmark:
     """Time what we ship on this machine, and print, keep or publish the rows."""
 
-    what: Annotated[tyro.conf.Positional[Literal["data", "scaling"]], tyro.conf.arg(metavar="WHAT")]
-    """data: recordings to batches, against what the training step consumes; scaling: a step on many chips, by
-    arithmetic on the compiled program."""
+    what: Annotated[
+        tyro.conf.Positional[Literal["recurrence", "features", "train", "predict", "data", "scaling"]],
+        tyro.conf.arg(metavar="WHAT"),
+    ]
+    """recurrence: LSTM and DS-LSTM; features: of some utterances; train: one step; predict: one recording (these four
+    beside their peers, where the extra `bench` is installed); data: recordings to batches, against what the training
+    step consumes; scaling: a step on many chips, by arithmetic on the compiled program."""
+    repeats: int = 15
+    """Times that each is timed; fewer (at least 3) where that takes long."""
+    sweep: SweepConfig = SweepConfig()  # noqa: RUF009 (frozen)
     json: Path | None = None
     """Write the rows and the environment there."""
     update: Path | None = None
     """Rewrite this benchmark's block of a Markdown file."""
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Draw ours against the peers, and how near to the machine's peaks."""
     config: Annotated[Config, tyro.conf.arg(name="")] = Config(training=TrainingConfig(batch_size=32))  # noqa: RUF009
 
 
@@ -349,8 +359,9 @@ def predict_files(arguments: Predict) -> int:
     """dslstm predict"""
     from dslstm_jax.data.audio import find_audio
     from dslstm_jax.serving.formats import FORMATS
-    from dslstm_jax.serving.predictor import load
+    from dslstm_jax.serving.predictor import keep_programs, load
 
+    keep_programs()
     predictor = load(arguments.model)
     found: list[tuple[Path, AudioError | None]] = []
     for path in arguments.paths:
@@ -440,20 +451,63 @@ def import_torch(arguments: ImportTorch) -> int:
     return 0
 
 
+def _benchmark_recurrence(arguments: Benchmark, _: Path) -> "Report":
+    from dslstm_jax.benchmark.recurrence import benchmark_recurrence
+
+    return benchmark_recurrence(arguments.sweep, arguments.repeats)
+
+
+def _benchmark_features(arguments: Benchmark, _: Path) -> "Report":
+    from dslstm_jax.benchmark.features import benchmark_features
+
+    return benchmark_features(arguments.config, arguments.sweep.batch, arguments.repeats)
+
+
+def _benchmark_train(arguments: Benchmark, _: Path) -> "Report":
+    from dslstm_jax.benchmark.train import benchmark_train
+
+    return benchmark_train(arguments.config, arguments.repeats)
+
+
+def _benchmark_predict(arguments: Benchmark, folder: Path) -> "Report":
+    from dslstm_jax.benchmark.predict import benchmark_predict
+
+    return benchmark_predict(arguments.config, arguments.repeats, folder)
+
+
+def _benchmark_data(arguments: Benchmark, folder: Path) -> "Report":
+    from dslstm_jax.benchmark.data import benchmark_data
+
+    return benchmark_data(arguments.config, folder)
+
+
+def _benchmark_scaling(arguments: Benchmark, _: Path) -> "Report":
+    from dslstm_jax.benchmark.scaling import benchmark_scaling
+
+    return benchmark_scaling(arguments.config)
+
+
+BENCHMARKS: dict[str, Callable[[Benchmark, Path], "Report"]] = {
+    "recurrence": _benchmark_recurrence,
+    "features": _benchmark_features,
+    "train": _benchmark_train,
+    "predict": _benchmark_predict,
+    "data": _benchmark_data,
+    "scaling": _benchmark_scaling,
+}
+
+
 def benchmark(arguments: Benchmark) -> int:
     """dslstm benchmark"""
-    from dslstm_jax.benchmark.data import benchmark_data
     from dslstm_jax.benchmark.harness import print_report, write_report
+    from dslstm_jax.benchmark.plot import draw_report
 
-    if arguments.what == "scaling":
-        from dslstm_jax.benchmark.scaling import benchmark_scaling
-
-        report = benchmark_scaling(arguments.config)
-    else:
-        with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
-            report = benchmark_data(arguments.config, Path(folder))
-    write_report(report, arguments.json, arguments.update)
+    with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
+        report = BENCHMARKS[arguments.what](arguments, Path(folder))
     print_report(report)
+    write_report(report, arguments.json, arguments.update)
+    if arguments.plot is not None:
+        draw_report(report, arguments.plot)
     return 0
 
 

@@ -243,6 +243,30 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """What a benchmark varies; each takes several values, and all combinations are timed."""
+
+    cell: tuple[Literal["lstm", "ds_lstm"], ...] = ("lstm", "ds_lstm")
+    """Recurrence."""
+    passes: tuple[Literal["forward", "train"], ...] = ("forward", "train")
+    """train: forward and backward."""
+    batch: tuple[int, ...] = (32,)
+    """Sequences side by side; for features: utterances."""
+    time: tuple[int, ...] = (27, 400)
+    """Frames."""
+    hidden: tuple[int, ...] = (200,)
+    """Hidden size."""
+    layers: tuple[int, ...] = (2,)
+
+    def __post_init__(self) -> None:
+        for name, values in dataclasses.asdict(self).items():
+            if not values:
+                raise ConfigError(f"sweep.{name} is empty; give at least one value")
+            if min(_integers(values), default=1) < 1:
+                raise ConfigError(f"sweep.{name} is {values}; its counts must be at least 1")
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
