@@ -191,6 +191,7 @@ deltawin = {window}
 blocksize = 1
 [lld:cVectorConcat]
 reader.dmLevel = static;delta;acceleration
+includeSingleElementFields = 1
 \{{\cm[sink{{?}}:include external sink]}}
 """
 """MFCC_E_D_A as openSMILE's MFCC12_E_D_A.conf defines it, which the Python package does not bring."""

@@ -146,7 +146,7 @@ def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def keep_programs() -> None:
     """Compiled programs are kept in the user's cache folder for later processes, unless JAX was told of a place
     (JAX_COMPILATION_CACHE_DIR) or no folder can be made there."""
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     folder = platformdirs.user_cache_path("dslstm_jax") / "programs"
     try:
