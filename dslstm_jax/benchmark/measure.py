@@ -1,8 +1,7 @@
 """Ours and its peers, timed in turns; what a compiled program needs, and what the machine could do."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dslstm_jax.benchmark.harness import Row, Timing
+from dslstm_jax.benchmark.program import runs
 
 GEMM_SIZE = 2048
 """Rows and columns of the matrices whose product gives the GEMM peak."""
@@ -30,7 +30,7 @@ class Program:
     compile_seconds: float
     """Tracing included."""
     operations: float
-    """Floating-point operations of its products; see `count_operations`."""
+    """Floating-point operations of its products, convolutions and FFTs."""
     traffic: float
     """Bytes that it must move at least: arguments and outputs once, temporaries written and read."""
     memory: float
@@ -53,46 +53,14 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
     """Compiles what `jax.jit` or `jax.pmap` gave, for arguments like these."""
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
     started = time.perf_counter()
-    compiled = jitted.lower(*arguments).compile()
+    lowered = jitted.lower(*arguments)
+    compiled = lowered.compile()
     seconds = time.perf_counter() - started
     found = compiled.memory_analysis()
     outside = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     temporary = found.temp_size_in_bytes
-    operations = count_operations(jax.make_jaxpr(jitted)(*arguments).jaxpr)
+    operations = float(sum(run.times * run.flops for run in runs(lowered.as_text(dialect="hlo"))))
     return Program(compiled, seconds, operations, outside + 2 * temporary, outside + temporary)
-
-
-def count_operations(jaxpr: Any) -> float:
-    """Operations of the matrix products, convolutions (2 for each product of two values) and FFTs (2.5 n log2 n).
-
-    The compiler's own count takes the body of a loop once, however often it runs; here a scan counts its length.
-    """
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = parameters["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * equation.outvars[0].aval.size * math.prod(kernel) / outputs
-        elif name == "fft":
-            size = parameters["fft_lengths"][-1]
-            total += 2.5 * size * math.log2(size) * max(v.aval.size for v in equation.invars) / size
-        else:
-            times = parameters["length"] if name == "scan" else getattr(parameters.get("mesh"), "size", 1)
-            total += times * sum(map(count_operations, _inner(parameters)))
-    return total
-
-
-def _inner(parameters: Mapping[str, Any]) -> Iterator[Any]:
-    for value in parameters.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            part = getattr(part, "jaxpr", part)
-            if hasattr(part, "eqns"):
-                yield part
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class Run:
     instruction: Instruction
     times: int
     flops: int
-    """Of one run, where it is a product or a convolution: two for each multiplication."""
+    """Of one run, where it is a product or a convolution (two for each multiplication), or an FFT (5 n log2 n; half
+    of it where one side is real)."""
     trips: int
     """How often one run goes round, where it is a loop; else 0."""
 
@@ -122,6 +123,11 @@ def _trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -
 
 
 def _flops(instruction: Instruction, shapes: dict[str, tuple[Shape, ...]]) -> int:
+    if instruction.opcode == "fft":
+        size = int(re.findall(r"fft_length=\{(\d+)\}", instruction.text)[0])
+        transforms = math.prod(instruction.shapes[0][1][:-1])
+        complex_to_complex = re.search(r"fft_type=I?FFT", instruction.text)
+        return round((5 if complex_to_complex else 2.5) * size * math.log2(size)) * transforms
     if instruction.opcode not in ("dot", "convolution"):
         return 0
     operands = re.findall(r"%?([\w.\-]+)", instruction.text.split(f" {instruction.opcode}(", 1)[1])
@@ -175,5 +181,5 @@ def trace_train_step(
         examples=count(jnp.int32),
     )
     train_step: Any = parallel.train_step(config, optimizer)
-    traced: jax.stages.Traced = train_step.trace(state, batch)
+    traced: jax.stages.Traced = train_step.trace(state, batch, shape((), jnp.uint32))
     return traced

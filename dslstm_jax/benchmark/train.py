@@ -51,15 +51,16 @@ def benchmark_train(config: Config, repeats: int) -> Report:
             [contenders[place] for place in places],
             [timings[place] for place in places],
             {"utterances": rows},
+            dtype=config.model.dtype,
         )
     seconds = np.array(lengths) / config.features.sample_rate
     notes = (
         f"One step of Adam on {rows} utterances of {config.corpus.name}, {seconds.min():.1f} to {seconds.max():.1f} "
-        f"s, mean {seconds.mean():.2f} s, float32. `from waveforms` is what `dslstm train` runs, features included; "
+        f"s, mean {seconds.mean():.2f} s, {config.model.dtype} products. `from waveforms` is what `dslstm train` runs, features included; "
         "the PyTorch network is the same one, with the MFCC packed, and gets its features utterance by utterance or "
         "ready.",
     )
-    return Report("train", (*notes, *measuring_notes()), tuple(found))
+    return Report("train", (*notes, *measuring_notes(config.model.dtype)), tuple(found))
 
 
 class _Stepper:
@@ -80,8 +81,9 @@ def _whole_step(config: Config, batch: Batch) -> Contender:
     optimizer = make_optimizer(config.training, steps_per_epoch=1000)
     state = parallel.spread(create_state(config, CLASSES, optimizer))
     placed = parallel.place(batch)
-    program = compile_program(parallel.train_step(config, optimizer), state, placed)
-    return Contender("dslstm_jax", _Stepper(program, state, placed), program)
+    others = placed, np.uint32(config.training.seed)
+    program = compile_program(parallel.train_step(config, optimizer), state, *others)
+    return Contender("dslstm_jax", _Stepper(program, state, *others), program)
 
 
 def _network_step(config: Config, batch: Batch) -> Contender:

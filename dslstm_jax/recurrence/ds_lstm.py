@@ -124,9 +124,7 @@ def _recur_forward(
     def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
         from_x, from_y, valid, running = inputs
         hidden = state.hidden.astype(x.dtype)
-        raw = sigmoid(
-            _product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates]
-        )
+        raw = sigmoid(_product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates])
         from_inputs = jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1)
         candidates = jnp.tanh(_product(hidden, candidates_kernel) + weights.bias[gates:] + from_inputs)
         if train:
