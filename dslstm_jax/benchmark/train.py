@@ -56,9 +56,9 @@ def benchmark_train(config: Config, repeats: int) -> Report:
     seconds = np.array(lengths) / config.features.sample_rate
     notes = (
         f"One step of Adam on {rows} utterances of {config.corpus.name}, {seconds.min():.1f} to {seconds.max():.1f} "
-        f"s, mean {seconds.mean():.2f} s, {config.model.dtype} products. `from waveforms` is what `dslstm train` runs, features included; "
-        "the PyTorch network is the same one, with the MFCC packed, and gets its features utterance by utterance or "
-        "ready.",
+        f"s, mean {seconds.mean():.2f} s, our products in {config.model.dtype}. `from waveforms` is what `dslstm "
+        "train` runs, features included; the PyTorch network is the same one in float32, with the MFCC packed, and "
+        "gets its features utterance by utterance or ready.",
     )
     return Report("train", (*notes, *measuring_notes(config.model.dtype)), tuple(found))
 
