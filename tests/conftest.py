@@ -11,6 +11,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # which shares the programs of the process that started it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 os.environ |= {
+    # Most of the tests' time goes into compiling, and most of that into LLVM's optimizer.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "JAX_NUM_CPU_DEVICES": "2",
     "PJRT_NPROC": "16",  # with as many threads as cores, devices can wait for each other forever
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",

@@ -12,7 +12,8 @@ import numpy as np
 from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import Contender, compare, compile_program, measuring_notes, noise, race
 from dslstm_jax.benchmark.peers import Pass, ds_lstm_peers, lstm_peers
-from dslstm_jax.config import SweepConfig
+from dslstm_jax.config import ModelConfig, SweepConfig
+from dslstm_jax.models.branches import lstm_layers
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer
 
 WIDTHS = {"lstm": (39,), "ds_lstm": (496, 1008)}
@@ -27,12 +28,11 @@ class Layers(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array | None = None, *, train: bool) -> jax.Array:
-        mask = jnp.ones(x.shape[:2], bool)
-        for layer in range(self.layers):
-            if y is not None:
-                x = DSLSTMLayer(self.hidden, name=f"layer_{layer}")(x, y, mask, train=train)
-            else:
-                x = LSTMLayer(self.hidden, name=f"layer_{layer}")(x, mask)
+        mask, names = jnp.ones(x.shape[:2], bool), [f"layer_{layer}" for layer in range(self.layers)]
+        if y is None:
+            return lstm_layers([LSTMLayer(self.hidden, name=name) for name in names], x, mask, None, ModelConfig(), 0)
+        for name in names:
+            x = DSLSTMLayer(self.hidden, name=name)(x, y, mask, train=train)
         return x
 
 
