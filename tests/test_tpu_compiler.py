@@ -17,10 +17,13 @@ def test_training_and_predicting_compile_for_four_v5e():
     done = subprocess.run([sys.executable, str(WORKER)], capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    predict, train = map(json.loads, done.stdout.splitlines())
+    predict, *trains = map(json.loads, done.stdout.splitlines())
     assert (predict["all-reduces"], predict["program"]) == (0, "predict")
+    assert [train["program"] for train in trains] == ["train step, float32", "train step, bfloat16"]
     # A CNN's two blocks, both CNNs at once: 4 in the forward pass, 2 in the gradient; a DS-LSTM layer: 2 for its
     # outputs, and 2 at each of 27 steps for its gates; gradients and totals: 1.
-    assert train["all-reduces"] == (4 + 2) + 2 * (2 + 2) + 1
-    assert train["all-reduces run"] == (4 + 2) + 2 * (2 + 2 * 27) + 1
-    assert train["temporary"] + train["arguments"] < 16e9  # a v5e's memory
+    for train in trains:
+        assert train["all-reduces"] == (4 + 2) + 2 * (2 + 2) + 1
+        assert train["all-reduces run"] == (4 + 2) + 2 * (2 + 2 * 27) + 1
+        assert train["temporary"] + train["arguments"] < 16e9  # a v5e's memory
+    assert trains[1]["temporary"] < trains[0]["temporary"]

@@ -1,7 +1,8 @@
-"""Compiles training (paper size, 32 utterances on four v5e) and predict for TPUs; prints a JSON object for each."""
+"""Compiles training (paper size, 32 utterances on four v5e, both types) and predict for TPUs; prints JSON lines."""
 
 import json
 import os
+from dataclasses import replace
 
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
@@ -52,4 +53,6 @@ arguments = (
     jax.ShapeDtypeStruct((8,), jnp.int32),
 )
 report("predict", predict.trace(*place(arguments), config=config))
-report("train step", trace_train_step(config, Parallel("shard_map", devices), rows=32, samples=64_000))
+for dtype in ("float32", "bfloat16"):
+    typed = replace(config, model=replace(config.model, dtype=dtype))
+    report(f"train step, {dtype}", trace_train_step(typed, Parallel("shard_map", devices), rows=32, samples=64_000))
