@@ -1,14 +1,16 @@
 """`dslstm benchmark recurrence|features|train|predict`, each from end to end at small sizes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_config, write_tones
 
-from dslstm_jax import cli
 from dslstm_jax.benchmark import features, measure, peers, predict
-from dslstm_jax.cli import Benchmark, main
+from dslstm_jax.cli import entry, main
+from dslstm_jax.cli.benchmark import Benchmark
 from dslstm_jax.config import SweepConfig
+from dslstm_jax.errors import ConfigError
 
 
 @pytest.fixture
@@ -18,14 +20,14 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(features, "SECONDS", (1, 2))
     monkeypatch.setattr(features, "UTTERANCES", 6)
     monkeypatch.setattr(predict, "COLD_STARTS", 1)
-    monkeypatch.setattr(cli, "_parse", _with_tiny_config(cli._parse, write_tones(tmp_path / "tones")))
+    monkeypatch.setattr(entry, "_parse", _with_tiny_config(entry._parse, write_tones(tmp_path / "tones")))
 
 
 def _with_tiny_config(parse, tones):
     def parsed(command, argv):
         arguments = parse(command, argv)
         assert isinstance(arguments, Benchmark)
-        return cli.replace(arguments, config=tiny_config(tones))
+        return replace(arguments, config=tiny_config(tones))
 
     return parsed
 
@@ -79,5 +81,5 @@ def test_pytorchs_loops_run_beside_ours():
 def test_an_empty_or_senseless_sweep_is_named(capsys):
     assert main(["benchmark", "recurrence", "--sweep.time", "0"]) == 2
     assert "sweep.time is (0,); its counts must be at least 1" in capsys.readouterr().err
-    with pytest.raises(cli.ConfigError, match=r"sweep\.batch is empty"):
+    with pytest.raises(ConfigError, match=r"sweep\.batch is empty"):
         SweepConfig(batch=())

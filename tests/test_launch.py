@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny import MODEL, tiny_config, write_config
 
-from dslstm_jax.cli import _parse
+from dslstm_jax.cli.entry import _parse
 from dslstm_jax.config import DataConfig
 
 ROOT = Path(__file__).parents[1]

@@ -76,6 +76,9 @@ ROOMS = [
     ["benchmark.scaling"],
     ["interop"],
     ["interop.torch"],
+    ["cli.common"],
+    [f"cli.{name}" for name in ("training", "predict", "data", "interop", "benchmark")],
+    ["cli.entry"],
     ["cli"],
     ["__main__"],
 ]

@@ -1,0 +1,103 @@
+"""dslstm corpora, prepare."""
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dslstm_jax.config import CorpusConfig
+from dslstm_jax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """List the known corpora, or count and draw what a local copy of one holds."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+    """Corpus to count; without it, all are listed."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Picture of the labels of each speaker and of the durations. Default: NAME.png in the current folder."""
+    corpus: CorpusConfig = CorpusConfig(name="")  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Write a corpus as records (tensorflow-datasets, ArrayRecord), which are read without decoding.
+
+    The corpus `records` reads them: dslstm train CONFIG.py --corpus.name records --corpus.root FOLDER.
+    """
+
+    output: Path
+    """Where the folder of the records is made; tensorflow-datasets calls it data_dir."""
+    sample_rate: int = 16_000
+    """Hertz; recordings at other rates are resampled to it."""
+    longest: float = 60.0
+    """Seconds; a longer recording cannot be used: cut it into utterances."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """When recordings cannot be used, all of them are named. stop: no records are made; skip: they are left out."""
+    beam_runner: str | None = None
+    """Decode in Apache Beam's workers under this runner, such as DirectRunner."""
+    corpus: CorpusConfig = CorpusConfig()  # noqa: RUF009 (frozen)
+    """Which recordings to write."""
+
+
+def describe_corpora(arguments: Corpora) -> int:
+    """dslstm corpora"""
+    from dslstm_jax.data.corpora import CORPORA, load_corpus
+    from dslstm_jax.data.summary import (
+        align,
+        draw_corpus,
+        find_duplicates,
+        format_counts,
+        format_sound,
+        read_headers,
+    )
+
+    config = replace(arguments.corpus, name=arguments.name or arguments.corpus.name)
+    if not config.name and not config.names:
+        if config != CorpusConfig(name=""):
+            raise ConfigError("which corpus? give its name: dslstm corpora NAME --corpus.root DIR")
+        abouts = [(name, module.ABOUT) for name, module in CORPORA.items()]
+        rows = [(name, about.license, about.source, about.root) for name, about in abouts]
+        print(align([("name", "license", "source", "--corpus.root"), *rows], left=4))
+        return 0
+    corpus = load_corpus(config)
+    sound = read_headers(corpus.utterances)
+    print(format_counts(corpus))
+    print(format_sound(sound))
+    problems = [*map(str, sound.errors), *find_duplicates(sound.readable)]
+    print(f"problems: {len(problems) or 'none'}", flush=True)
+    for problem in problems:
+        print(f"dslstm corpora: {problem}", file=sys.stderr)
+    picture = arguments.output or Path(f"{corpus.name}.png")
+    draw_corpus(corpus, sound, picture)
+    print(f"picture: {picture}")
+    return 1 if problems else 0
+
+
+def prepare_records(arguments: Prepare) -> int:
+    """dslstm prepare"""
+    from rich.console import Console
+
+    from dslstm_jax.data.records import prepare
+
+    prepared = prepare(
+        arguments.corpus,
+        arguments.output,
+        console=Console(stderr=True),
+        sample_rate=arguments.sample_rate,
+        longest=arguments.longest,
+        on_error=arguments.on_error,
+        beam_runner=arguments.beam_runner,
+    )
+    left_out = f", {len(prepared.errors)} left out" if prepared.errors else ""
+    print(f"{prepared.utterances} utterances{left_out}" + ("" if prepared.made else "; nothing to do"))
+    print(f"records: {prepared.folder}")
+    flags = ["--corpus.name", "records", "--corpus.root", str(prepared.folder)]
+    if arguments.sample_rate != 16_000:
+        flags += ["--features.sample-rate", str(arguments.sample_rate)]
+    print("try:", shlex.join(["dslstm", "train", "configs/dual_level.py", *flags, "--workdir", "runs/records"]))
+    return 1 if prepared.errors else 0

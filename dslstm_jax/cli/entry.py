@@ -1,0 +1,109 @@
+"""dslstm: parse, call one function, print.
+
+Exit codes: 0 all done; 1 some inputs failed, the others are done, each failure named on stderr; 2 nothing could be
+done (usage, config, missing model).
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from dslstm_jax.cli.benchmark import Benchmark, benchmark
+from dslstm_jax.cli.data import Corpora, Prepare, describe_corpora, prepare_records
+from dslstm_jax.cli.interop import ImportTorch, import_torch
+from dslstm_jax.cli.predict import Predict, predict_files
+from dslstm_jax.cli.training import Compare, Crossval, Evaluate, Train, compare_runs, crossval, evaluate_run, train
+from dslstm_jax.config import load_config
+from dslstm_jax.errors import DslstmError
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "train": (Train, train),
+    "crossval": (Crossval, crossval),
+    "compare": (Compare, compare_runs),
+    "evaluate": (Evaluate, evaluate_run),
+    "predict": (Predict, predict_files),
+    "corpora": (Corpora, describe_corpora),
+    "prepare": (Prepare, prepare_records),
+    "import-torch": (ImportTorch, import_torch),
+    "benchmark": (Benchmark, benchmark),
+}
+
+
+def _usage() -> str:
+    lines = ["usage: dslstm COMMAND ...", "", "commands:"]
+    for name, (arguments, _) in COMMANDS.items():
+        lines.append(f"  {name:14}{(arguments.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "dslstm COMMAND --help says more."])
+
+
+def _parse(command: str, argv: Sequence[str]) -> Any:
+    """The command's dataclass filled from the flags; a mistake becomes one line and exit code 2."""
+    arguments: Any = COMMANDS[command][0]
+    default: Any = tyro.MISSING_NONPROP
+    if argv and not argv[0].startswith("-"):
+        if arguments is Train:
+            default = Train(tyro.MISSING, tyro.MISSING, config=load_config(argv[0]))
+        elif arguments is Crossval:
+            default = Crossval(tyro.MISSING, config=load_config(argv[0]))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(arguments, prog=f"dslstm {command}", args=list(argv), default=default)
+    except SystemExit as stop:
+        if stop.code:
+            print(_one_line(command, said.getvalue()), file=sys.stderr)
+        raise
+
+
+def _one_line(command: str, box: str) -> str:
+    """tyro's boxed message as one line: what is wrong, and the nearest flag if it names one."""
+    text = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    rules = [index for index, line in enumerate(text) if not line] or [len(text)]
+    message = " ".join(text[: rules[0]])
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(text))
+    hint = f"; did you mean {near[1]}?" if near else ""
+    return f"dslstm {command}: {message}{hint} (dslstm {command} --help lists all)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from dslstm_jax import __version__
+
+        print(__version__)
+        return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
+    command = argv[0]
+    if command not in COMMANDS:
+        print(f"dslstm: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command][1](_parse(command, argv[1:]))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except DslstmError as error:
+        if os.environ.get("DSLSTM_DEBUG"):
+            traceback.print_exc()
+        print(f"dslstm {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hints = dict.fromkeys(("train", "crossval"), "; go on with --resume")
+        hints |= {"prepare": "; the same command goes on from here"}
+        print(f"dslstm {command}: interrupted{hints.get(command, '')}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
