@@ -10,7 +10,7 @@ import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import cattrs
 from cattrs import transform_error
@@ -192,6 +192,16 @@ class ModelConfig:
     for the gradient, which takes less memory and more time. 0: keep all."""
     spectrogram_weight: float = 0.5
     """p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist."""
+    normalize: Literal["none", "corpus", "utterance"] = "none"
+    """Brings each coefficient of the MFCC and each band of the spectrograms to mean 0 and deviation 1. corpus: over
+    the batch in training, by running statistics of those batches otherwise; utterance: over its own frames."""
+    pooling: Literal["mean", "attention", "statistics"] = "mean"
+    """How the frames of a branch become one vector. attention: their mean with learned weights; statistics: mean and
+    standard deviation side by side."""
+
+
+BEYOND_THE_PAPER = ("normalize", "pooling")
+"""Fields of ModelConfig whose defaults say what the authors' networks do, and which no weight shows."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +303,7 @@ def _integers(value: Any) -> list[int]:
 
 def _validate(config: Config) -> None:
     """Refuses values that no code below could make sense of, naming the flag."""
+    _validate_choices("model", config.model)
     if config.data.max_lengths < 1:
         raise ConfigError(f"data.max_lengths is {config.data.max_lengths}; it must be at least 1")
     if not 0.0 <= config.model.dropout < 1.0:
@@ -339,6 +350,13 @@ def _validate(config: Config) -> None:
         )
     if config.model.spectrogram_branch == "ds_lstm" and spectrograms != 2:
         raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {spectrograms}")
+
+
+def _validate_choices(room: str, values: Any) -> None:
+    """Refuses names that a Literal field does not offer; a config file's values meet no other check."""
+    for field, kind in get_type_hints(type(values)).items():
+        if get_origin(kind) is Literal and (value := getattr(values, field)) not in get_args(kind):
+            raise ConfigError(f"{room}.{field} is {value}; it must be one of {', '.join(get_args(kind))}")
 
 
 def _validate_augmentation(augmentation: AugmentationConfig) -> None:

@@ -27,6 +27,7 @@ ROOMS = [
     ["convolution"],
     ["models"],
     ["models.layers"],
+    ["models.pooling"],
     ["models.cnn"],
     ["models.branches"],
     ["models.recognizer"],
