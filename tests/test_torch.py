@@ -8,7 +8,7 @@ from golden_arrays import golden, part
 from trees import write_tone
 
 from dslstm_jax.cli import main
-from dslstm_jax.config import SPECTROGRAM_512, SPECTROGRAM_1024, Config
+from dslstm_jax.config import SPECTROGRAM_512, SPECTROGRAM_1024, Config, ModelConfig
 from dslstm_jax.errors import RunError
 from dslstm_jax.interop.torch import import_run, import_state_dict, read_state_dict
 from dslstm_jax.serving.predictor import load
@@ -28,6 +28,8 @@ def test_sizes_are_read_from_the_tensors():
     assert config.features.spectrograms == (SPECTROGRAM_512,)
     config, _ = import_state_dict(part(golden("torch_m_lstm_small"), "init/"), Config())
     assert (config.model.spectrogram_branch, config.model.mfcc_hidden) == ("none", 200)
+    beyond = Config(model=ModelConfig(pooling="attention", normalize="corpus"))
+    assert import_state_dict(part(golden("torch_m_lstm_small"), "init/"), beyond)[0] == config, "the authors' network"
 
 
 def test_the_average_is_read_from_the_tensors():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dslstm_jax.benchmark.measure import Contender, compile_program
-from dslstm_jax.config import Config, FeaturesConfig
+from dslstm_jax.config import BEYOND_THE_PAPER, Config, FeaturesConfig, ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -272,7 +272,9 @@ class LibrosaOpenSmile:
 
 def has_twin(config: Config) -> bool:
     """Whether the network of a config is the dual-level one, and PyTorch, librosa and openSMILE are there."""
-    dual = config.model.spectrogram_branch == "ds_lstm" and config.model.mfcc_branch
+    model, paper = config.model, ModelConfig()
+    dual = model.spectrogram_branch == "ds_lstm" and model.mfcc_branch
+    dual = dual and all(getattr(model, name) == getattr(paper, name) for name in BEYOND_THE_PAPER)
     return dual and installed("torch", "librosa", "opensmile")
 
 

@@ -13,7 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dslstm_jax.config import SPECTROGRAM_256, SPECTROGRAM_512, SPECTROGRAM_1024, Config, SpectrogramConfig
+from dslstm_jax.config import (
+    BEYOND_THE_PAPER,
+    SPECTROGRAM_256,
+    SPECTROGRAM_512,
+    SPECTROGRAM_1024,
+    Config,
+    ModelConfig,
+    SpectrogramConfig,
+)
 from dslstm_jax.errors import RunError
 from dslstm_jax.models.recognizer import Variables, count_classes
 from dslstm_jax.training.checkpoint import Checkpoints
@@ -181,7 +189,8 @@ def _spectrogram_of(cnn: StateDict, width: int, candidates: tuple[SpectrogramCon
 
 
 def config_for(state: StateDict, config: Config) -> Config:
-    """The config with the sizes, branches and resolutions that the tensors show; the rest stays.
+    """The config with the sizes, branches and resolutions that the tensors show and nothing beyond the paper's model;
+    the rest stays.
 
     Raises:
       RunError: these are not the names of one of the paper's networks.
@@ -189,7 +198,8 @@ def config_for(state: StateDict, config: Config) -> Config:
     if not {"classification_raw.weight", "classification_raw1.weight", "classification_hand.weight"} & state.keys():
         raise RunError("state dict: no classification_raw, classification_raw1 or classification_hand in it")
     tree = parameters(state)
-    model = replace(config.model, mfcc_branch="mfcc_branch" in tree, spectrogram_branch="none")
+    published: Tree = {name: getattr(ModelConfig(), name) for name in BEYOND_THE_PAPER}
+    model = replace(config.model, mfcc_branch="mfcc_branch" in tree, spectrogram_branch="none", **published)
     if model.mfcc_branch:
         audio = _part(state, "LSTM_Audio.lstm.")
         hidden = audio["weight_hh_l0"].shape[1]

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Key
 from dslstm_jax.config import ModelConfig
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features.augmentation import Purpose
-from dslstm_jax.masking import masked_mean
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
+from dslstm_jax.models.pooling import Pooling
 from dslstm_jax.recurrence.lstm import lstm_stack
 
 SPECTROGRAM_PLACES = 100
@@ -91,8 +91,14 @@ def lstm_layers(
     return drop(outputs, keys, rate, place + len(layers) - 1)
 
 
+def classify(classes: int, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:
+    """The branch's last layer."""
+    logits: Float[Array, "B C"] = linear(classes, pooled.shape[-1], "classifier")(pooled)
+    return logits
+
+
 class MFCCBranch(nn.Module):
-    """M_LSTM: LSTM over the MFCC, mean over the valid frames, linear."""
+    """M_LSTM: LSTM over the MFCC, pooled over the valid frames, linear."""
 
     classes: int
     config: ModelConfig
@@ -104,7 +110,7 @@ class MFCCBranch(nn.Module):
         hidden = self.config.mfcc_hidden
         layers = [LSTMLayer(hidden, name=f"lstm_{layer}") for layer in range(self.config.layers)]
         x = lstm_layers(layers, mfcc.astype(self.config.dtype), mask, keys, self.config, place=0)
-        return linear(self.classes, hidden, "classifier")(masked_mean(x, mask))
+        return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))
 
 
 class SpectrogramBranch(nn.Module):
@@ -127,7 +133,7 @@ class SpectrogramBranch(nn.Module):
 
 
 class CNNLSTMBranch(SpectrogramBranch):
-    """CNN-LSTM: an LSTM over each CNN's sequence and its mean over time; the means side by side, linear."""
+    """CNN-LSTM: an LSTM over each CNN's sequence, pooled over time; the vectors side by side, linear."""
 
     @nn.compact
     def __call__(
@@ -138,17 +144,17 @@ class CNNLSTMBranch(SpectrogramBranch):
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
-        means, hidden = [], self.config.hidden
+        pooled, hidden = [], self.config.hidden
         for index, x in enumerate(self.sequences(spectrograms, valid, train)):
             mask = every_frame(valid, x.shape[1])
             layers = [LSTMLayer(hidden, name=f"lstm_{index}_{layer}") for layer in range(self.config.layers)]
             x = lstm_layers(layers, x, mask, keys, self.config, SPECTROGRAM_PLACES * (1 + index))
-            means.append(masked_mean(x, mask))
-        return linear(self.classes, len(means) * hidden, "classifier")(jnp.concatenate(means, axis=-1))
+            pooled.append(Pooling(self.config.pooling, name=f"pooling_{index}")(x, mask))
+        return classify(self.classes, jnp.concatenate(pooled, axis=-1))
 
 
 class DSLSTMBranch(SpectrogramBranch):
-    """M_DS-LSTM: the two sequences aligned, then DS-LSTM layers that all read the same y; mean over time, linear."""
+    """M_DS-LSTM: the two sequences aligned, then DS-LSTM layers that all read the same y; pooling, linear."""
 
     @nn.compact
     def __call__(
@@ -165,4 +171,4 @@ class DSLSTMBranch(SpectrogramBranch):
         for layer in range(self.config.layers):
             x = DSLSTMLayer(hidden, every, self.axis_name, name=f"ds_lstm_{layer}")(x, y, mask, train=train)
             x = drop(x, keys, self.config.dropout, SPECTROGRAM_PLACES + layer)
-        return linear(self.classes, hidden, "classifier")(masked_mean(x, mask))
+        return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))

@@ -1,6 +1,7 @@
 """Linen shells that own the weights of the plain functions, initialized as PyTorch does."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.recurrence.batch_norm import Statistics
+from dslstm_jax.masking import zero_padding
+from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, normalize
 from dslstm_jax.recurrence.ds_lstm import DSLSTMStatistics, DSLSTMWeights, ds_lstm
 from dslstm_jax.recurrence.lstm import LSTMWeights
 
@@ -57,6 +59,35 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (features,))
         shift = self.param("shift", nn.initializers.zeros, (features,))
         return scale, shift, RunningStatistics(self, "running", (features,))
+
+
+class Normalization(nn.Module):
+    """Shifts and scales each feature to mean 0 and deviation 1, with no weights.
+
+    * corpus: a batch normalization over the valid frames of all rows, which remembers running statistics.
+    * utterance: by mean and deviation over the row's own valid frames (cepstral mean and variance normalization).
+    """
+
+    kind: Literal["none", "corpus", "utterance"] = "none"
+    axis_name: str | None = None
+    """The devices over which the batch's statistics are taken."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T F"], mask: Bool[Array, "B T"], *, train: bool) -> Float[Array, "B T F"]:
+        """The features, 0 at padded frames, which may hold anything; x itself where the kind is none."""
+        if self.kind == "none":
+            return x
+        valid, one, zero = mask[..., None], jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
+        x = zero_padding(x, mask)
+        if self.kind == "utterance":
+            statistics = jax.tree.map(lambda a: a[:, None], masked_moments(x, valid, (1,)).statistics)
+            return zero_padding(normalize(x, statistics, one, zero), mask)
+        running = RunningStatistics(self, "running", (x.shape[-1],))
+        x, statistics = batch_norm(
+            x, valid, one, zero, running.value, axes=(0, 1), train=train, axis_name=self.axis_name
+        )
+        running.update(statistics)
+        return zero_padding(x, mask)
 
 
 class LSTMLayer(nn.Module):

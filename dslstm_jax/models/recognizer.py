@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.masking import length_mask
-from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch
+from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch, every_frame
+from dslstm_jax.models.layers import Normalization
 
 Variables = dict[str, Any]
 """Linen's collections `params` and `batch_stats`."""
@@ -39,6 +40,7 @@ class Recognizer(nn.Module):
         self, features: Features, keys: Key[Array, " B"] | None = None, *, train: bool
     ) -> tuple[BranchLogits, ...]:
         config, branches = self.config, []
+        features = self.normalize(features, train)
         both = config.mfcc_branch and config.spectrogram_branch != "none"
         if config.spectrogram_branch != "none":
             kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
@@ -51,6 +53,22 @@ class Recognizer(nn.Module):
             logits = mfcc_branch(features.mfcc, mask, keys)
             branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
         return tuple(branches)
+
+    def normalize(self, features: Features, train: bool) -> Features:
+        """Mean 0 and deviation 1, as config.normalize says."""
+
+        def of(x: Float[Array, "B T F"], mask: Bool[Array, "B T"], name: str) -> Float[Array, "B T F"]:
+            return Normalization(self.config.normalize, self.axis_name, name=name)(x, mask, train=train)
+
+        mfcc, lengths, spectrograms = features.mfcc, features.mfcc_lengths, features.spectrograms
+        if self.config.mfcc_branch:
+            mfcc = of(mfcc, length_mask(lengths, mfcc.shape[1]), "mfcc_normalization")
+        if self.config.spectrogram_branch != "none":
+            spectrograms = tuple(
+                of(x, every_frame(lengths > 0, x.shape[1]), f"spectrogram_{index}_normalization")
+                for index, x in enumerate(spectrograms)
+            )
+        return features._replace(mfcc=mfcc, spectrograms=spectrograms)
 
 
 def average(branches: tuple[BranchLogits, ...]) -> Float[Array, "B C"]:
