@@ -135,7 +135,7 @@ class MfccConfig:
 
 @dataclass(frozen=True)
 class SpectrogramConfig:
-    """One mel-spectrogram in decibels, stretched to a fixed number of frames."""
+    """One mel-spectrogram in decibels, stretched to a fixed number of frames or as long as the recording."""
 
     n_fft: int
     """Samples in the analysis window."""
@@ -143,7 +143,9 @@ class SpectrogramConfig:
     """Samples between frames."""
     mel_bands: int
     frames: int
-    """Frames after stretching in time by nearest neighbor."""
+    """Frames after stretching in time by nearest neighbor. 0: not stretched, a frame every `hop_length` samples; a
+    recording too short for the CNN and the recurrence to make one frame of it (0.3 s in the paper's model) goes on
+    with zeros until they can."""
 
 
 SPECTROGRAM_256 = SpectrogramConfig(n_fft=256, hop_length=128, mel_bands=64, frames=460)
@@ -293,9 +295,9 @@ class Config:
 
 
 def _integers(value: Any) -> list[int]:
-    """All counts in a value, however deep."""
+    """All counts in a value, however deep, but for those of frames, which may be 0."""
     if isinstance(value, dict):
-        value = tuple(value.values())
+        value = tuple(count for name, count in value.items() if name != "frames")
     if isinstance(value, tuple):
         return [count for item in value for count in _integers(item)]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else []
@@ -348,8 +350,30 @@ def _validate(config: Config) -> None:
         raise ConfigError(
             f"model.kernels names {kernels} kernels for {spectrograms} features.spectrograms; give one for each"
         )
-    if config.model.spectrogram_branch == "ds_lstm" and spectrograms != 2:
-        raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {spectrograms}")
+    frames = [spectrogram.frames for spectrogram in config.features.spectrograms]
+    if min(frames) < 0:
+        raise ConfigError(
+            f"features.spectrograms: frames are {frames}; they must be at least 0, which does not stretch"
+        )
+    if config.model.spectrogram_branch == "ds_lstm":
+        _validate_pair(config.features.spectrograms)
+
+
+def _validate_pair(spectrograms: tuple[SpectrogramConfig, ...]) -> None:
+    """Refuses what the DS-LSTM cannot read side by side."""
+    if len(spectrograms) != 2:
+        raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {len(spectrograms)}")
+    first, second = spectrograms
+    if bool(first.frames) != bool(second.frames):
+        raise ConfigError(
+            f"features.spectrograms: frames are {first.frames} and {second.frames}; the DS-LSTM needs both stretched "
+            "or both not (0)"
+        )
+    if not first.frames and second.hop_length != 2 * first.hop_length:
+        raise ConfigError(
+            f"features.spectrograms: hop_length is {first.hop_length} and {second.hop_length}; where they are not "
+            "stretched (frames 0), the DS-LSTM needs the second to be twice the first"
+        )
 
 
 def _validate_choices(room: str, values: Any) -> None:
