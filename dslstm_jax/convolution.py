@@ -15,16 +15,17 @@ import operator
 from collections.abc import Sequence
 from functools import reduce
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dslstm_jax.batching import row_by_row
+from dslstm_jax.masking import length_mask
 from dslstm_jax.recurrence.batch_norm import (
     EPSILON,
     Moments,
@@ -40,10 +41,27 @@ of PyTorch, where images are [frequency, time]."""
 CLOSED = len(PHASES)
 """Stands for a window whose ReLU lets nothing through."""
 
+Size = TypeVar("Size", int, Array)
 
-def block_size(size: int, kernel: int) -> int:
+
+def _convolved_size(size: Size, kernel: int) -> Size:
+    """Positions of the convolution along one axis."""
+    return size + 2 * ((kernel - 1) // 2) - kernel + 1
+
+
+def block_size(size: Size, kernel: int) -> Size:
     """Positions that a block leaves of `size` along one axis; less than 1 where that is too small for the kernel."""
-    return (size + 2 * ((kernel - 1) // 2) - kernel + 1) // 2
+    return _convolved_size(size, kernel) // 2
+
+
+def smallest_size(positions: int, kernel: int) -> int:
+    """The smallest size of which a block leaves so many positions."""
+    return 2 * positions - _convolved_size(0, kernel)
+
+
+def _mask(lengths: Int[Array, " B"], size: int, whole: bool) -> Bool[Array, "B 1|T"]:
+    """Which of `size` frames are valid; where rows are whole, one column stands for all of them."""
+    return lengths[:, None] > 0 if whole else length_mask(lengths, size)
 
 
 def _edges(kernel: Sequence[int]) -> list[tuple[int, int]]:
@@ -71,27 +89,29 @@ def _phases(x: Float[Array, "B U G *D"]) -> list[Float[Array, "B U//2 G//2 *D"]]
 
 
 def _first_maximum(
-    phases: list[Float[Array, "B U G D"]], shift: Float[Array, " D"], valid: Bool[Array, " B"]
+    phases: list[Float[Array, "B U G D"]], shift: Float[Array, " D"], valid: Bool[Array, "B 1|U"]
 ) -> tuple[Float[Array, "B U G D"], UInt8[Array, "B U G D"]]:
-    """ReLU(maximum + shift), and the first phase that has the maximum, or CLOSED; padded rows are 0 and closed."""
+    """ReLU(maximum + shift), and the first phase that has the maximum, or CLOSED; padding is 0 and closed."""
     largest, first = phases[0], jnp.zeros(phases[0].shape, jnp.uint8)
     for index, phase in enumerate(phases[1:], start=1):
         first = jnp.where(phase > largest, jnp.uint8(index), first)
         largest = jnp.maximum(largest, phase)
-    shifted = jnp.where(valid[:, None, None, None], largest + shift, 0)
+    shifted = jnp.where(valid[:, :, None, None], largest + shift, 0)
     return jax.nn.relu(shifted), jnp.where(shifted > 0, first, jnp.uint8(CLOSED))
 
 
 @jax.custom_vjp
 def _pool(
-    x: Float[Array, "B U G D"], shift: Float[Array, " D"], valid: Bool[Array, " B"]
+    x: Float[Array, "B U G D"], shift: Float[Array, " D"], valid: Bool[Array, "B 1|U//2"]
 ) -> Float[Array, "B U//2 G//2 D"]:
-    """ReLU(max-pool(x) + shift) in valid rows, 0 in the others."""
+    """ReLU(max-pool(x) + shift) in valid windows, 0 in the others."""
     outputs: Float[Array, "B U//2 G//2 D"] = _pool_forward(x, shift, valid)[0]
     return outputs
 
 
-def _pool_forward(x: Float[Array, "B U G D"], shift: Float[Array, " D"], valid: Bool[Array, " B"]) -> tuple[Any, Any]:
+def _pool_forward(
+    x: Float[Array, "B U G D"], shift: Float[Array, " D"], valid: Bool[Array, "B 1|U//2"]
+) -> tuple[Any, Any]:
     outputs, first = _first_maximum(_phases(x), shift, valid)
     return outputs, (first, x)
 
@@ -127,9 +147,9 @@ def _convolve_and_pool(
     padded: Float[Array, "B T+ F+"],
     kernel: Float[Array, "t f D"],
     shift: Float[Array, " D"],
-    valid: Bool[Array, " B"],
+    valid: Bool[Array, "B 1|U//2"],
 ) -> Float[Array, "B U//2 G//2 D"]:
-    """ReLU(max-pool(convolution(padded)) + shift) in valid rows, 0 in the others.
+    """ReLU(max-pool(convolution(padded)) + shift) in valid windows, 0 in the others.
 
     The gradient is written by hand, for all that it needs of the convolution is the phase of each maximum, a byte.
     """
@@ -141,7 +161,7 @@ def _convolve_and_pool_forward(
     padded: Float[Array, "B T+ F+"],
     kernel: Float[Array, "t f D"],
     shift: Float[Array, " D"],
-    valid: Bool[Array, " B"],
+    valid: Bool[Array, "B 1|U//2"],
 ) -> tuple[Any, Any]:
     weights = kernel.reshape(-1, kernel.shape[-1])
     taps = [_phases(tap) for tap in _taps(padded, kernel.shape[:2])]
@@ -186,25 +206,34 @@ _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backwar
 
 
 def _convolution_moments(
-    padded: Float[Array, "B T+ F+"], kernel: Float[Array, "t f D"], valid: Bool[Array, " B"], axis_name: str | None
+    padded: Float[Array, "B T+ F+"],
+    kernel: Float[Array, "t f D"],
+    lengths: Int[Array, " B"],
+    axis_name: str | None,
+    whole: bool,
 ) -> Moments:
-    """Moments of the convolution over the valid rows, from those of the patches under the kernel; other rows are 0.
+    """Moments of the convolution over its valid positions, from those of the patches under the kernel; rows of length
+    0 are 0.
 
     A patch is written as its first tap and the differences of the others from it. What varies most is common to all
     taps, and its rounding errors must not drown the little that is seen by a kernel which takes differences.
     """
     weights = kernel.reshape(-1, kernel.shape[-1])
     weights = jnp.concatenate([weights.sum(0, keepdims=True), weights[1:]])
+    time, frequency = (size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True))
+    valid = _mask(lengths, time, whole)
 
-    def products(row: Float[Array, "T+ F+"]) -> Float[Array, "K+1 K+1"]:
+    def products(row: Float[Array, "T+ F+"], valid: Bool[Array, "1|U"]) -> Float[Array, "K+1 K+1"]:
         patches = _patches(row, kernel.shape[:2])
         first, others = patches[:1], patches[1:]
-        basis = jnp.concatenate([first, others - first, jnp.ones_like(first)]).reshape(len(patches) + 1, -1)
+        basis = jnp.concatenate([first, others - first, jnp.ones_like(first)])
+        if not whole:
+            basis = jnp.where(valid[:, None], basis, 0)
+        basis = basis.reshape(len(patches) + 1, -1)
         return jnp.dot(basis, basis.T, precision="highest")
 
-    positions = np.prod([size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True)])
-    size = jnp.sum(valid, dtype=padded.dtype) * positions
-    sums, size = sum_over_devices((row_by_row(products, padded).sum(0), size), axis_name)
+    size = jnp.sum(valid, dtype=padded.dtype) * np.int64(time // valid.shape[1] * frequency)
+    sums, size = sum_over_devices((row_by_row(products, padded, valid).sum(0), size), axis_name)
     divisor = jnp.maximum(size, 1)
     patch_mean = sums[:-1, -1] / divisor
     covariance = sums[:-1, :-1] / divisor - patch_mean[:, None] * patch_mean
@@ -278,7 +307,7 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 def convolution_block(
     x: Float[Array, "B T F C"],
-    valid: Bool[Array, " B"],
+    lengths: Int[Array, " B"],
     kernel: Float[Array, "t f C D"],
     bias: Float[Array, " D"],
     scale: Float[Array, " D"],
@@ -286,16 +315,20 @@ def convolution_block(
     running: Statistics,
     *,
     train: bool,
+    whole: bool = False,
     axis_name: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "B U G D"], Statistics]:
     """Convolution with bias, batch norm, ReLU, 2 x 2 max-pool.
 
+    A row gives what its valid frames alone, unpadded, would give: the zeros around it begin right after the last one,
+    and no statistic and no gradient sees what follows.
+
     Args:
       x: spectrograms in decibels, or what a block made of them. Products of many channels take x's type; sums,
         statistics and what is over one channel are float32 at least.
-      valid: False at rows that are padding. These may hold anything, NaN too, and count in no statistic and no
-        gradient.
+      lengths: valid frames of each row, which come first; 0 for a row that is padding. Others may hold anything, NaN
+        too.
       kernel: of the convolution, whose stride is 1; zeros surround x, floor((k - 1) / 2) on each side.
       bias: of the convolution. In training the batch norm takes it out again, and its gradient is exactly 0.
       scale: of the batch norm.
@@ -303,15 +336,21 @@ def convolution_block(
       running: statistics of the convolution before this batch.
       train: normalize by the batch's statistics (over all positions, those too that the pool leaves out) and update
         the running ones.
+      whole: the caller knows that each length is T or 0, which saves some work.
       axis_name: the mapped axis of the devices among which the batch's rows are divided.
       dtype: of the outputs; x's if None.
 
     Returns:
-      The outputs, U = `block_size(T, t)` and G = `block_size(F, f)`, 0 in rows that are padding; and the running
-      statistics after this batch.
+      The outputs, U = `block_size(T, t)` and G = `block_size(F, f)`, and the running statistics after this batch. Of
+      each row's outputs the first `block_size(length, t)` are valid and the others 0.
     """
-    rows = valid[:, None, None, None]
-    x = jnp.where(rows, x, 0)
+    time, (convolved_lengths, windows) = (
+        x.shape[1],
+        (size(lengths, kernel.shape[0]) for size in (_convolved_size, block_size)),
+    )
+    frames = _mask(lengths, time, whole)[:, :, None, None]
+    valid = _mask(windows, block_size(time, kernel.shape[0]), whole)
+    x = jnp.where(frames, x, 0)
     dtype, wide = dtype or x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     one_channel, level = x.shape[-1] == 1, jnp.zeros((), wide)
     if one_channel:
@@ -319,13 +358,14 @@ def convolution_block(
         padded, weights = _pad(x[..., 0], _edges(kernel.shape[:2])), kernel[:, :, 0]
         if train:
             # Decibels are far from 0. Their level cancels out, but its rounding errors would not.
-            level = lax.stop_gradient(masked_moments(x, rows, (0, 1, 2), axis_name).statistics.mean[0])
-            padded = jnp.where(valid[:, None, None], padded - level, 0)
-            batch = _convolution_moments(padded, weights, valid, axis_name)
+            level = lax.stop_gradient(masked_moments(x, frames, (0, 1, 2), axis_name).statistics.mean[0])
+            padded = jnp.where(lengths[:, None, None] > 0, padded - level, 0)
+            batch = _convolution_moments(padded, weights, convolved_lengths, axis_name, whole)
     else:
         convolved = _convolve(x, kernel.astype(x.dtype)).astype(wide)
         if train:
-            batch = masked_moments(convolved, rows, (0, 1, 2), axis_name)
+            positions = _mask(convolved_lengths, convolved.shape[1], whole)[:, :, None, None]
+            batch = masked_moments(convolved, positions, (0, 1, 2), axis_name)
     taken_out = bias + level * kernel.sum((0, 1, 2))
     if train:
         (mean, variance), size = batch

@@ -219,7 +219,8 @@ def flat_features(rows: int) -> Features:
     generator = np.random.default_rng(1)
     shapes = ((rows, 230, 128), (rows, 120, 256))
     spectrograms = tuple(jnp.asarray(generator.normal(size=shape).astype(np.float32) - 40) for shape in shapes)
-    return Features(jnp.ones((rows, 9, 39)), jnp.full(rows, 9), spectrograms)
+    lengths = tuple(jnp.full(rows, x.shape[1]) for x in spectrograms)
+    return Features(jnp.ones((rows, 9, 39)), jnp.full(rows, 9), spectrograms, lengths)
 
 
 @pytest.mark.parametrize(("axis", "masks"), [(1, "time"), (2, "frequency")])

@@ -11,23 +11,47 @@ from jax.sharding import Mesh, PartitionSpec
 from recurrence_checks import check_values_and_gradients, largest_difference
 
 from dslstm_jax import convolution
-from dslstm_jax.convolution import block_size, convolution_block
-from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm
+from dslstm_jax.convolution import block_size, convolution_block, smallest_size
+from dslstm_jax.masking import length_mask
+from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, normalize
 
 ROWS, CHANNELS = 4, 5
-VALID = jnp.array([True, False, True, True])
+VALID = np.array([True, False, True, True])
 
 
-def plain_block(x, valid, kernel, bias, scale, shift, running, *, train):
-    """As PyTorch says it: Conv2d, BatchNorm2d, ReLU, MaxPool2d; a window's gradient goes to its first maximum."""
-    padding = [((size - 1) // 2,) * 2 for size in kernel.shape[:2]]
-    z = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
-    z, running = batch_norm(z, valid[:, None, None, None], scale, shift, running, axes=(0, 1, 2), train=train)
-    time, frequency = z.shape[1] // 2, z.shape[2] // 2
-    windows = jax.nn.relu(z)[:, : 2 * time, : 2 * frequency].reshape(len(z), time, 2, frequency, 2, -1)
-    windows = windows.transpose(0, 1, 3, 5, 4, 2).reshape(len(z), time, frequency, -1, 4)  # frequency before time
-    pooled = jnp.take_along_axis(windows, windows.argmax(-1)[..., None], axis=-1)[..., 0]
-    return jnp.where(valid[:, None, None, None], pooled, 0), running
+def whole(time):
+    """Lengths of rows that have all frames or none."""
+    return VALID * time
+
+
+def ragged(time):
+    """The last row is too short for a window of the pool, or nearly."""
+    return np.array([time, 0, time - 3, 2])
+
+
+def plain_block(x, lengths, kernel, bias, scale, shift, running, *, train):
+    """As PyTorch says it: Conv2d, BatchNorm2d, ReLU, MaxPool2d; a window's gradient goes to its first maximum.
+
+    Each row is convolved and pooled alone and unpadded; only the batch norm sees all of them.
+    """
+    padding, rows = [((size - 1) // 2,) * 2 for size in kernel.shape[:2]], []
+    for row, length in enumerate(map(int, lengths)):
+        if length:
+            alone = x[row : row + 1, :length]
+            z = lax.conv_general_dilated(alone, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            rows.append((row, z[0] + bias))
+    flat = jnp.concatenate([z.reshape(-1, z.shape[-1]) for _, z in rows])
+    _, after = batch_norm(flat, jnp.ones((1, 1), bool), scale, shift, running, axes=(0,), train=train)
+    used = Statistics(flat.mean(0), flat.var(0)) if train else running
+    outputs = jnp.zeros((len(x), *map(block_size, x.shape[1:3], kernel.shape[:2]), kernel.shape[-1]), x.dtype)
+    for row, convolved in rows:
+        z = jax.nn.relu(normalize(convolved, used, scale, shift))
+        time, frequency = z.shape[0] // 2, z.shape[1] // 2
+        windows = z[: 2 * time, : 2 * frequency].reshape(time, 2, frequency, 2, z.shape[2])
+        windows = windows.transpose(0, 2, 4, 3, 1).reshape(time, frequency, z.shape[2], 4)  # frequency before time
+        pooled = jnp.take_along_axis(windows, windows.argmax(-1)[..., None], axis=-1)[..., 0]
+        outputs = outputs.at[row, :time].set(pooled)
+    return outputs, after
 
 
 def example(seed, time, frequency, from_channels, kernel):
@@ -48,10 +72,11 @@ def example(seed, time, frequency, from_channels, kernel):
     return {name: jnp.asarray(value, float) for name, value in draw.items()}
 
 
-def apply(block, tree, valid=VALID, **options):
+def apply(block, tree, lengths=None, **options):
     weights = (tree[name] for name in ("kernel", "bias", "scale", "shift"))
     running = Statistics(tree["running_mean"], tree["running_variance"])
-    return block(tree["x"], valid, *weights, running, **options)
+    lengths = whole(tree["x"].shape[1]) if lengths is None else lengths
+    return block(tree["x"], lengths, *weights, running, **options)
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])
@@ -67,11 +92,14 @@ SIZES = [(13, 10, 1, (2, 4)), (12, 11, 1, (4, 2)), (8, 9, 1, (1, 1)), (9, 13, 3,
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-def test_equals_the_plain_block_in_float64(size, train):
+@pytest.mark.parametrize("rows", [whole, ragged], ids=["whole", "ragged"])
+def test_equals_the_plain_block_in_float64(size, train, rows):
+    """Each row as it is alone and unpadded."""
     with jax.enable_x64(True):
+        lengths = rows(size[0])
         check_values_and_gradients(
-            lambda tree: apply(convolution_block, tree, train=train),
-            lambda tree: apply(plain_block, tree, train=train),
+            jax.jit(lambda tree: apply(convolution_block, tree, lengths, train=train, whole=rows is whole)),
+            jax.jit(lambda tree: apply(plain_block, tree, lengths, train=train)),
             example(0, *size),
             tolerance=1e-9,
         )
@@ -123,22 +151,25 @@ def test_in_training_the_bias_moves_nothing_but_the_running_mean():
 
 @pytest.mark.parametrize("from_channels", [1, 3])
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-def test_padded_rows_have_no_influence(from_channels, train):
-    """NaN in them, and NaN that comes back from above, change neither values nor statistics nor gradients."""
-    tree = example(3, 9, 8, from_channels, (2, 4))
-    rows = VALID[:, None, None, None]
+@pytest.mark.parametrize("rows", [whole, ragged], ids=["whole", "ragged"])
+def test_padding_has_no_influence(from_channels, train, rows):
+    """NaN in it, and NaN that comes back from above, change neither values nor statistics nor gradients."""
+    tree, time = example(3, 9, 8, from_channels, (2, 4)), 9
 
-    def gradients(tree, valid, of_padding):
-        (outputs, running), pull = jax.vjp(lambda tree: apply(convolution_block, tree, valid, train=train), tree)
-        of_outputs = jnp.where(valid[:, None, None, None], jnp.cos(outputs), of_padding)
-        return outputs, running, pull((of_outputs, running))[0]
+    def gradients(tree, lengths, of_padding):
+        block = partial(apply, convolution_block, lengths=lengths, train=train, whole=rows is whole)
+        (outputs, running), pull = jax.vjp(block, tree)
+        valid = length_mask(block_size(lengths, 2), outputs.shape[1])
+        of_outputs = jnp.where(valid[..., None, None], jnp.cos(outputs), of_padding)
+        return outputs, running, pull((of_outputs, running))[0], valid
 
-    spoiled = {**tree, "x": jnp.where(rows, tree["x"], jnp.nan)}
-    outputs, running, found = gradients(spoiled, VALID, jnp.nan)
-    jax.tree.map(np.testing.assert_array_equal, (outputs, running, found), gradients(tree, VALID, 0.0))
-    assert not outputs[~VALID].any()
-    assert not found["x"][~VALID].any()
-    alone = gradients({**tree, "x": tree["x"][VALID]}, jnp.ones(3, bool), 0.0)
+    mask = length_mask(rows(time), time)
+    spoiled = {**tree, "x": jnp.where(mask[..., None, None], tree["x"], jnp.nan)}
+    outputs, running, found, valid = gradients(spoiled, rows(time), jnp.nan)
+    jax.tree.map(np.testing.assert_array_equal, (outputs, running, found), gradients(tree, rows(time), 0.0)[:3])
+    assert not outputs[~valid].any()
+    assert not found["x"][~mask].any()
+    alone = gradients({**tree, "x": tree["x"][VALID]}, rows(time)[VALID], 0.0)
     np.testing.assert_allclose(outputs[VALID], alone[0], rtol=1e-5, atol=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), running, alone[1])
     found["x"] = found["x"][VALID]
@@ -148,7 +179,7 @@ def test_padded_rows_have_no_influence(from_channels, train):
 @pytest.mark.parametrize("from_channels", [1, 3])
 def test_a_batch_of_padding_changes_nothing(from_channels):
     tree = example(4, 9, 8, from_channels, (4, 2))
-    found = values_and_gradients(convolution_block, valid=jnp.zeros(ROWS, bool), train=True)(tree)
+    found = values_and_gradients(convolution_block, lengths=jnp.zeros(ROWS, int), train=True)(tree)
     (_, (outputs, running)), gradients = found
     assert not outputs.any()
     np.testing.assert_array_equal(running.mean, tree["running_mean"])
@@ -156,16 +187,16 @@ def test_a_batch_of_padding_changes_nothing(from_channels):
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize(("from_channels", "valid"), [(1, [1, 0, 1, 1]), (3, [1, 0, 1, 1]), (1, [1, 1, 0, 0])])
-def test_two_devices_equal_one(from_channels, valid):
+@pytest.mark.parametrize(("from_channels", "lengths"), [(1, [9, 0, 6, 2]), (3, [9, 0, 6, 2]), (1, [9, 9, 0, 0])])
+def test_two_devices_equal_one(from_channels, lengths):
     """Each has half of the rows, and in the last case the second has none; the gradients of the weights add up."""
-    valid = jnp.array(valid, bool)
+    lengths = jnp.array(lengths)
     with jax.enable_x64(True):
         tree = example(5, 9, 8, from_channels, (2, 4))
-        (_, expected), gradients = values_and_gradients(convolution_block, valid=valid, train=True)(tree)
+        (_, expected), gradients = values_and_gradients(convolution_block, lengths=lengths, train=True)(tree)
 
-        def on_each(x, valid, weights):
-            (_, found), of = values_and_gradients(convolution_block, valid=valid, train=True, axis_name="data")(
+        def on_each(x, lengths, weights):
+            (_, found), of = values_and_gradients(convolution_block, lengths=lengths, train=True, axis_name="data")(
                 {**weights, "x": x}
             )
             of_x = of.pop("x")
@@ -180,7 +211,7 @@ def test_two_devices_equal_one(from_channels, valid):
             out_specs=((split, whole), split, whole),
             check_vma=False,
         )
-        found, of_x, of_weights = jax.jit(mapped)(tree["x"], valid, weights)
+        found, of_x, of_weights = jax.jit(mapped)(tree["x"], lengths, weights)
         difference = largest_difference((found, {**of_weights, "x": of_x}), (expected, gradients))
     print(f"two devices differ from one by {difference:.1e}")
     assert difference <= 1e-9
@@ -223,3 +254,10 @@ def test_block_size_is_the_size_of_the_outputs(size, taps):
 def test_block_size_of_what_is_too_small():
     assert [block_size(size, 4) for size in (1, 2, 3)] == [0, 0, 1]
     assert [block_size(size, 2) for size in (1, 2, 3)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3, 4])
+def test_smallest_size_is_the_smallest_that_leaves_so_many(taps):
+    for positions in (1, 2, 5):
+        size = smallest_size(positions, taps)
+        assert block_size(size, taps) == positions > block_size(size - 1, taps)

@@ -16,7 +16,14 @@ from dslstm_jax.config import SPECTROGRAM_512, SPECTROGRAM_1024, Config, Feature
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import Features
 from dslstm_jax.interop.torch import import_state_dict, parameters
-from dslstm_jax.models.recognizer import Recognizer, average, count_parameters, forward, initialize, variable_shapes
+from dslstm_jax.models.recognizer import (
+    average,
+    count_parameters,
+    forward,
+    initialize,
+    make_recognizer,
+    variable_shapes,
+)
 from dslstm_jax.training.step import cross_entropy, make_optimizer
 
 LEARNING_RATE = 1e-3
@@ -26,7 +33,8 @@ every_row = pytest.mark.parametrize("row", ROWS)
 def inputs(arrays: dict[str, np.ndarray], config: Config) -> Features:
     mels = [arrays[f"input/mel_{resolution.n_fft}_db"][:, 0] for resolution in config.features.spectrograms]
     spectrograms = tuple(jnp.asarray(mel).swapaxes(1, 2) for mel in mels)
-    return Features(jnp.asarray(arrays["input/mfcc"]), jnp.asarray(arrays["input/mfcc_lengths"]), spectrograms)
+    mfcc, lengths = jnp.asarray(arrays["input/mfcc"]), jnp.asarray(arrays["input/mfcc_lengths"])
+    return Features(mfcc, lengths, spectrograms, tuple(jnp.full(len(x), x.shape[1]) for x in spectrograms))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def three_steps():
         arrays = golden(f"torch_{row}_small")
         config, variables = import_state_dict(part(arrays, "init/"), Config())
         features, labels = inputs(arrays, config), jnp.asarray(arrays["input/labels"])
-        model, optimizer = Recognizer(config.model, 4), make_optimizer(TrainingConfig(), steps_per_epoch=100)
+        model, optimizer = make_recognizer(config, 4), make_optimizer(TrainingConfig(), steps_per_epoch=100)
 
         def loss(params, batch_stats):
             branches, updated = model.apply(
@@ -161,7 +169,7 @@ def test_evaluation_equals_the_authors(name):
     arrays = golden(f"torch_{name}")
     config, variables = import_state_dict(part(arrays, "after3/"), Config())
     features = inputs(arrays, config)
-    model = Recognizer(config.model, 4)
+    model = make_recognizer(config, 4)
     branches, _ = jax.jit(partial(model.apply, train=False, mutable=["batch_stats"]))(variables, features)
     expected = [value for key, value in sorted(arrays.items(), reverse=True) if "eval/classification" in key]
     differences = [float(np.abs(b.logits - e).max()) for b, e in zip(branches, expected, strict=True)]

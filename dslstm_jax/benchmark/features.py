@@ -21,7 +21,7 @@ from dslstm_jax.config import Config
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.pipeline import choose_lengths, pad_waveforms, plan_epoch
 from dslstm_jax.data.reading import read_utterance
-from dslstm_jax.features import extract_features
+from dslstm_jax.models.recognizer import features_for
 
 UTTERANCES = 64
 SECONDS = (1, 10, 60, 600)
@@ -76,14 +76,14 @@ def read_waveforms(config: Config, count: int) -> list[np.ndarray]:
 
 
 def our_contender(waveforms: Sequence[np.ndarray], config: Config, batch_size: int) -> Contender:
-    """`extract_features` over batches of like length; padding them is part of the work."""
+    """`features_for` over batches of like length; padding them is part of the work."""
     lengths = [len(waveform) for waveform in waveforms]
     rate, data = config.features.sample_rate, config.data
     padded = choose_lengths(
         lengths, batch_size=batch_size, sample_rate=rate, max_padding=data.max_padding, most=data.max_lengths
     )
     plan = plan_epoch(range(len(waveforms)), lengths, batch_size, padded)
-    compute = jax.jit(partial(extract_features, config=config.features))
+    compute = jax.jit(partial(features_for, config=config))
     batches = [([waveforms[member] for member in batch.members], batch_size, batch.length) for batch in plan]
     programs = {
         batch.length: compile_program(compute, *pad_waveforms([], batch_size, batch.length)) for batch in plan

@@ -238,7 +238,7 @@ class LibrosaOpenSmile:
         return found
 
     def spectrograms(self, waveform: np.ndarray) -> list[np.ndarray]:
-        """[F, frames] in decibels, stretched."""
+        """[F, frames] in decibels, stretched as the config says."""
         import librosa
         import torch
 
@@ -252,7 +252,9 @@ class LibrosaOpenSmile:
                 n_mels=resolution.mel_bands,
             )
             decibels = torch.from_numpy(10 * np.log10(np.maximum(power, 1e-10)))
-            found.append(torch.nn.functional.interpolate(decibels[None], resolution.frames)[0].numpy())
+            if resolution.frames:
+                decibels = torch.nn.functional.interpolate(decibels[None], resolution.frames)[0]
+            found.append(decibels.numpy())
         return found
 
     def of(self, waveform: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -274,6 +276,7 @@ def has_twin(config: Config) -> bool:
     """Whether the network of a config is the dual-level one, and PyTorch, librosa and openSMILE are there."""
     model, paper = config.model, ModelConfig()
     dual = model.spectrogram_branch == "ds_lstm" and model.mfcc_branch
+    dual = dual and all(spectrogram.frames for spectrogram in config.features.spectrograms)
     dual = dual and all(getattr(model, name) == getattr(paper, name) for name in BEYOND_THE_PAPER)
     return dual and installed("torch", "librosa", "opensmile")
 

@@ -209,7 +209,7 @@ def augment_spectrograms(keys: Key[Array, " B"], features: Features, config: Aug
 
     Args:
       keys: one for each utterance, from `example_keys`.
-      features: of the augmented waveforms; the spectrograms are stretched, so that all their frames are valid.
+      features: of the augmented waveforms. Shares of the time are those of the valid frames.
       config: numbers and widths of the masks; what is off costs nothing.
     """
     if not config.frequency_masks and not config.time_masks:
@@ -218,11 +218,16 @@ def augment_spectrograms(keys: Key[Array, " B"], features: Features, config: Aug
     times = _stretches(keys, Purpose.TIME_MASKS, config.time_masks, config.time_mask_width)
     bands = _stretches(keys, Purpose.FREQUENCY_MASKS, config.frequency_masks, config.frequency_mask_width)
 
-    def blank(spectrogram: Float[Array, "B frames F"]) -> Float[Array, "B frames F"]:
-        hidden = _covered(times, spectrogram.shape[1])[:, :, None] | _covered(bands, spectrogram.shape[2])[:, None, :]
-        return jnp.where(hidden, spectrogram.mean(axis=(1, 2), keepdims=True), spectrogram)
+    def blank(spectrogram: Float[Array, "B T F"], lengths: Int[Array, " B"]) -> Float[Array, "B T F"]:
+        frames, size = spectrogram.shape[1:]
+        of_time = _centers(frames) / lengths[:, None].astype(np.float32)
+        of_bands = _centers(size)[None] / np.float32(size)
+        hidden = _covered(times, of_time)[:, :, None] | _covered(bands, of_bands)[:, None, :]
+        mean = masked_mean(spectrogram, length_mask(lengths, frames)).mean(axis=1)
+        return jnp.where(hidden, mean[:, None, None], spectrogram)
 
-    return features._replace(spectrograms=tuple(blank(spectrogram) for spectrogram in features.spectrograms))
+    spectrograms = map(blank, features.spectrograms, features.spectrogram_lengths)
+    return features._replace(spectrograms=tuple(spectrograms))
 
 
 def _stretches(keys: Key[Array, " B"], purpose: Purpose, count: int, widest: float) -> Float[Array, "2 B count"]:
@@ -233,11 +238,17 @@ def _stretches(keys: Key[Array, " B"], purpose: Purpose, count: int, widest: flo
     return jnp.stack([start, start + width])
 
 
-def _covered(stretches: Float[Array, "2 B count"], size: int) -> Bool[Array, "B size"]:
-    """Which of `size` positions have their center in one of the stretches."""
+def _centers(size: int) -> Float[np.ndarray, " size"]:
+    """Of each of `size` positions."""
+    return np.arange(size, dtype=np.float32) + np.float32(0.5)
+
+
+def _covered(
+    stretches: Float[Array, "2 B count"], centers: Float[Array | np.ndarray, "#B size"]
+) -> Bool[Array, "B size"]:
+    """Which positions have their center, as a share of the whole, in one of the stretches."""
     start, end = stretches[..., None]
-    centers = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-    return ((centers >= start) & (centers < end)).any(axis=1)
+    return ((centers[:, None] >= start) & (centers[:, None] < end)).any(axis=1)
 
 
 def mixup(

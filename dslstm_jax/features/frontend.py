@@ -1,14 +1,16 @@
-"""The model's input from a waveform batch: the MFCC sequence and the stretched mel-spectrograms."""
+"""The model's input from a waveform batch: the MFCC sequence and the mel-spectrograms, stretched or not."""
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.batching import row_by_row
-from dslstm_jax.config import FeaturesConfig
+from dslstm_jax.config import FeaturesConfig, SpectrogramConfig
 from dslstm_jax.features.mel import mel_spectrogram, stretch
 from dslstm_jax.features.mfcc import mfcc
+from dslstm_jax.masking import length_mask, zero_padding
 
 
 class Features(NamedTuple):
@@ -18,25 +20,50 @@ class Features(NamedTuple):
     mfcc_lengths: Int[Array, " B"]
     spectrograms: tuple[Float[Array, "B frames F"], ...]
     """Decibels; one for each of features.spectrograms."""
+    spectrogram_lengths: tuple[Int[Array, " B"], ...]
+    """Valid frames of each; of a stretched one all, or none in padding rows."""
 
 
-def extract_features(waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: FeaturesConfig) -> Features:
+def extract_features(
+    waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: FeaturesConfig, shortest: int = 0
+) -> Features:
     """All features of a padded batch.
 
     Args:
       waveforms: samples in [-1, 1] at config.sample_rate, valid up to `lengths`.
       lengths: samples of each waveform.
       config: which features.
+      shortest: samples; shorter recordings (but not rows of length 0) go on with zeros to as many, for spectrograms
+        that are not stretched.
     """
 
     def of_row(waveform: Float[Array, " N"], length: Int[Array, ""]) -> Features:
         rows = waveform[None], length[None]
-        spectrograms = tuple(
-            stretch(*mel_spectrogram(*rows, resolution, config.sample_rate), resolution.frames)
-            for resolution in config.spectrograms
-        )
-        features = Features(*mfcc(*rows, config.mfcc, config.sample_rate), spectrograms)
+        spectrograms = [
+            _spectrogram(*rows, resolution, config.sample_rate, shortest) for resolution in config.spectrograms
+        ]
+        values, counts = (tuple(column) for column in zip(*spectrograms, strict=True))
+        features = Features(*mfcc(*rows, config.mfcc, config.sample_rate), values, counts)
         return jax.tree.map(lambda leaf: leaf[0], features)
 
     features: Features = row_by_row(of_row, waveforms, lengths, together=8)
     return features
+
+
+def _spectrogram(
+    waveforms: Float[Array, "B N"],
+    lengths: Int[Array, " B"],
+    config: SpectrogramConfig,
+    sample_rate: int,
+    shortest: int,
+) -> tuple[Float[Array, "B T F"], Int[Array, " B"]]:
+    """Decibels, and the number of valid frames."""
+    if config.frames:
+        decibels, counts = mel_spectrogram(waveforms, lengths, config, sample_rate)
+        return stretch(decibels, counts, config.frames), jnp.where(counts > 0, config.frames, 0)
+    if shortest:
+        samples = waveforms.shape[1]
+        waveforms = zero_padding(waveforms, length_mask(lengths, samples))
+        waveforms = jnp.pad(waveforms, ((0, 0), (0, max(shortest - samples, 0))))
+        lengths = jnp.where(lengths > 0, jnp.maximum(lengths, shortest), 0)
+    return mel_spectrogram(waveforms, lengths, config, sample_rate)

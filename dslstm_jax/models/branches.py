@@ -3,11 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from dslstm_jax.config import ModelConfig
+from dslstm_jax.config import Config, ModelConfig
+from dslstm_jax.convolution import smallest_size
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features.augmentation import Purpose
+from dslstm_jax.masking import length_mask
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
 from dslstm_jax.models.pooling import Pooling
@@ -16,30 +18,48 @@ from dslstm_jax.recurrence.lstm import lstm_stack
 SPECTROGRAM_PLACES = 100
 """Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
 
+Spectrograms = tuple[Float[Array, "B T F"], ...]
+Lengths = tuple[Int[Array, " B"], ...]
+
+
+def shortest_recording(config: Config) -> int:
+    """Samples of which spectrograms that are not stretched give the recurrences one frame; 0 if all are stretched."""
+    samples, branch = 0, config.model.spectrogram_branch
+    if branch == "none":
+        return samples
+    for index, (spectrogram, kernel) in enumerate(
+        zip(config.features.spectrograms, config.model.kernels, strict=True)
+    ):
+        if not spectrogram.frames:
+            frames = 4 if branch == "ds_lstm" and index == 0 else 1  # `align` makes one of four
+            for _ in config.model.channels:
+                frames = smallest_size(frames, kernel[1])
+            samples = max(samples, (frames - 1) * spectrogram.hop_length)
+    return samples
+
 
 def align(
-    x: Float[Array, "B T1 X"], y: Float[Array, "B T2 Y"]
-) -> tuple[Float[Array, "B T3 X"], Float[Array, "B T3 Y"]]:
-    """Brings the two CNNs' sequences to one frame rate (Wang et al. 2020).
+    x: Float[Array, "B T1 X"],
+    x_lengths: Int[Array, " B"],
+    y: Float[Array, "B T2 Y"],
+    y_lengths: Int[Array, " B"],
+) -> tuple[Float[Array, "B T3 X"], Float[Array, "B T3 Y"], Int[Array, " B"]]:
+    """Brings the two CNNs' sequences to one frame rate (Wang et al. 2020), and says how many frames of it are valid.
 
-    T3 = T1 // 2 - 1; x_t is the mean of x's frames 2t, 2t + 1 and 2t + 2; y is cut to T3 frames.
+    T3 = T1 // 2 - 1; x_t is the mean of x's frames 2t, 2t + 1 and 2t + 2; y is cut to T3 frames. The same law gives
+    each row's own length; where its y is shorter, so is the result.
 
     Raises:
       ConfigError: x is too short, or has more than two frames for one of y's.
     """
-    steps = x.shape[1] // 2 - 1
+    steps, lengths = x.shape[1] // 2 - 1, jnp.clip(x_lengths // 2 - 1, 0, y_lengths)
     if not 1 <= steps <= y.shape[1]:
         raise ConfigError(
             f"features.spectrograms: their CNNs give {x.shape[1]} and {y.shape[1]} frames, which cannot be aligned "
             "two to one; give the first about twice the frames of the second, and at least 20"
         )
     mean = (x[:, 0 : 2 * steps : 2] + x[:, 1 : 2 * steps : 2] + x[:, 2 : 2 * steps + 1 : 2]) / 3
-    return mean, y[:, :steps]
-
-
-def every_frame(valid: Bool[Array, " B"], steps: int) -> Bool[Array, "B T"]:
-    """The mask of stretched sequences: all frames of the valid rows."""
-    return jnp.broadcast_to(valid[:, None], (valid.shape[0], steps))
+    return mean, y[:, :steps], lengths
 
 
 def drop_factors(
@@ -120,16 +140,18 @@ class SpectrogramBranch(nn.Module):
     config: ModelConfig
     axis_name: str | None = None
     """The devices over which batch statistics are taken."""
+    stretched: bool = False
+    """Whether all frames of a valid row are valid, in all spectrograms."""
 
     def sequences(
-        self, spectrograms: tuple[Float[Array, "B T F"], ...], valid: Bool[Array, " B"], train: bool
-    ) -> list[Float[Array, "B U D"]]:
-        """The CNNs' outputs, each at its own frame rate."""
+        self, spectrograms: Spectrograms, lengths: Lengths, train: bool
+    ) -> list[tuple[Float[Array, "B U D"], Int[Array, " B"]]]:
+        """The CNNs' outputs and their lengths, each at its own frame rate."""
         cnns = [
-            CNN(self.config.channels, kernel, self.axis_name, self.config.dtype, name=f"cnn_{index}")
+            CNN(self.config.channels, kernel, self.axis_name, self.config.dtype, self.stretched, name=f"cnn_{index}")
             for index, kernel in enumerate(self.config.kernels)
         ]
-        return [cnn(spectrogram, valid, train=train) for cnn, spectrogram in zip(cnns, spectrograms, strict=True)]
+        return [cnn(*rows, train=train) for cnn, *rows in zip(cnns, spectrograms, lengths, strict=True)]
 
 
 class CNNLSTMBranch(SpectrogramBranch):
@@ -138,15 +160,15 @@ class CNNLSTMBranch(SpectrogramBranch):
     @nn.compact
     def __call__(
         self,
-        spectrograms: tuple[Float[Array, "B T F"], ...],
-        valid: Bool[Array, " B"],
+        spectrograms: Spectrograms,
+        lengths: Lengths,
         keys: Key[Array, " B"] | None = None,
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
         pooled, hidden = [], self.config.hidden
-        for index, x in enumerate(self.sequences(spectrograms, valid, train)):
-            mask = every_frame(valid, x.shape[1])
+        for index, (x, valid) in enumerate(self.sequences(spectrograms, lengths, train)):
+            mask = length_mask(valid, x.shape[1])
             layers = [LSTMLayer(hidden, name=f"lstm_{index}_{layer}") for layer in range(self.config.layers)]
             x = lstm_layers(layers, x, mask, keys, self.config, SPECTROGRAM_PLACES * (1 + index))
             pooled.append(Pooling(self.config.pooling, name=f"pooling_{index}")(x, mask))
@@ -159,14 +181,15 @@ class DSLSTMBranch(SpectrogramBranch):
     @nn.compact
     def __call__(
         self,
-        spectrograms: tuple[Float[Array, "B T F"], ...],
-        valid: Bool[Array, " B"],
+        spectrograms: Spectrograms,
+        lengths: Lengths,
         keys: Key[Array, " B"] | None = None,
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
-        x, y = align(*self.sequences(spectrograms, valid, train))
-        mask = every_frame(valid, x.shape[1])
+        (x, x_lengths), (y, y_lengths) = self.sequences(spectrograms, lengths, train)
+        x, y, valid = align(x, x_lengths, y, y_lengths)
+        mask = length_mask(valid, x.shape[1])
         hidden, every = self.config.hidden, self.config.remat_every
         for layer in range(self.config.layers):
             x = DSLSTMLayer(hidden, every, self.axis_name, name=f"ds_lstm_{layer}")(x, y, mask, train=train)

@@ -1,7 +1,8 @@
 """The CNN over one spectrogram: twice convolution, batch norm, ReLU, max-pool (Wang et al. 2020, figure 2)."""
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from dslstm_jax.convolution import block_size, convolution_block
 from dslstm_jax.errors import ConfigError
@@ -33,15 +34,18 @@ class CNN(nn.Module):
     """The devices over which batch statistics are taken."""
     dtype: str = "float32"
     """Of the layers' outputs."""
+    stretched: bool = False
+    """Whether each spectrogram has all T frames or none, which is faster to know in advance."""
 
     @nn.compact
     def __call__(
-        self, spectrogram: Float[Array, "B T F"], valid: Bool[Array, " B"], *, train: bool
-    ) -> Float[Array, "B U D"]:
-        """Convolves the spectrograms of the valid rows; `convolution_block` says more.
+        self, spectrogram: Float[Array, "B T F"], lengths: Int[Array, " B"], *, train: bool
+    ) -> tuple[Float[Array, "B U D"], Int[Array, " B"]]:
+        """Convolves the valid frames of each row; `convolution_block` says more.
 
         Returns:
-          Channels and frequency flattened into one vector a frame, channel-major (as in the authors' code).
+          Channels and frequency flattened into one vector a frame, channel-major (as in the authors' code); and how
+          many of each row's frames are valid: `block_size` of `lengths` for each layer.
 
         Raises:
           ConfigError: the spectrogram is too small for so many layers.
@@ -59,15 +63,17 @@ class CNN(nn.Module):
             scale, shift, running = BatchNorm(name=f"batch_norm_{layer}")(channels)
             x, statistics = convolution_block(
                 x,
-                valid,
+                lengths,
                 kernel,
                 bias,
                 scale,
                 shift,
                 running.value,
                 train=train,
+                whole=self.stretched,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
             )
             running.update(statistics)
-        return x.swapaxes(2, 3).reshape(*x.shape[:2], -1)
+            lengths = jnp.maximum(block_size(lengths, self.kernel[1]), 0)
+        return x.swapaxes(2, 3).reshape(*x.shape[:2], -1), lengths

@@ -46,7 +46,7 @@ class Pooling(nn.Module):
         scores = jnp.tanh(products + bias) @ vector
         # A row without a valid frame would be divided by 0.
         weights = jax.nn.softmax(scores, axis=1, where=mask | ~mask.any(axis=1, keepdims=True))
-        return jnp.einsum("bt,bth->bh", weights, x.astype(wide))
+        return jnp.einsum("bt,bth->bh", weights, x)
 
 
 def mean_and_deviation(x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Float[Array, "B 2*H"]:

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.masking import length_mask
-from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch, every_frame
+from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch, shortest_recording
 from dslstm_jax.models.layers import Normalization
 
 Variables = dict[str, Any]
@@ -34,6 +34,8 @@ class Recognizer(nn.Module):
     config: ModelConfig
     classes: int
     axis_name: str | None = None
+    stretched: bool = False
+    """Whether all spectrograms are stretched, which is faster to know in advance."""
 
     @nn.compact
     def __call__(
@@ -44,8 +46,8 @@ class Recognizer(nn.Module):
         both = config.mfcc_branch and config.spectrogram_branch != "none"
         if config.spectrogram_branch != "none":
             kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
-            spectrogram_branch = kind(self.classes, config, self.axis_name, name="spectrogram_branch")
-            logits = spectrogram_branch(features.spectrograms, features.mfcc_lengths > 0, keys, train=train)
+            spectrogram_branch = kind(self.classes, config, self.axis_name, self.stretched, name="spectrogram_branch")
+            logits = spectrogram_branch(features.spectrograms, features.spectrogram_lengths, keys, train=train)
             branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
         if config.mfcc_branch:
             mfcc_branch = MFCCBranch(self.classes, config, name="mfcc_branch")
@@ -57,18 +59,28 @@ class Recognizer(nn.Module):
     def normalize(self, features: Features, train: bool) -> Features:
         """Mean 0 and deviation 1, as config.normalize says."""
 
-        def of(x: Float[Array, "B T F"], mask: Bool[Array, "B T"], name: str) -> Float[Array, "B T F"]:
-            return Normalization(self.config.normalize, self.axis_name, name=name)(x, mask, train=train)
+        def of(x: Float[Array, "B T F"], lengths: Int[Array, " B"], name: str) -> Float[Array, "B T F"]:
+            normalization = Normalization(self.config.normalize, self.axis_name, name=f"{name}_normalization")
+            return normalization(x, length_mask(lengths, x.shape[1]), train=train)
 
-        mfcc, lengths, spectrograms = features.mfcc, features.mfcc_lengths, features.spectrograms
+        mfcc, spectrograms = features.mfcc, features.spectrograms
         if self.config.mfcc_branch:
-            mfcc = of(mfcc, length_mask(lengths, mfcc.shape[1]), "mfcc_normalization")
+            mfcc = of(mfcc, features.mfcc_lengths, "mfcc")
         if self.config.spectrogram_branch != "none":
-            spectrograms = tuple(
-                of(x, every_frame(lengths > 0, x.shape[1]), f"spectrogram_{index}_normalization")
-                for index, x in enumerate(spectrograms)
-            )
+            pairs = zip(spectrograms, features.spectrogram_lengths, strict=True)
+            spectrograms = tuple(of(*pair, f"spectrogram_{index}") for index, pair in enumerate(pairs))
         return features._replace(mfcc=mfcc, spectrograms=spectrograms)
+
+
+def make_recognizer(config: Config, classes: int, axis_name: str | None = None) -> Recognizer:
+    """The recognizer of a config, for its own features."""
+    stretched = all(spectrogram.frames for spectrogram in config.features.spectrograms)
+    return Recognizer(config.model, classes, axis_name, stretched)
+
+
+def features_for(waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: Config) -> Features:
+    """`extract_features`, as long as the config's model needs them."""
+    return extract_features(waveforms, lengths, config.features, shortest_recording(config))
 
 
 def average(branches: tuple[BranchLogits, ...]) -> Float[Array, "B C"]:
@@ -104,10 +116,10 @@ def forward(
     """
     if keys is not None:
         waveforms, lengths = augment_waveforms(keys, waveforms, lengths, config.augmentation)
-    features = extract_features(waveforms, lengths, config.features)
+    features = features_for(waveforms, lengths, config)
     if keys is not None:
         features = augment_spectrograms(keys, features, config.augmentation)
-    branches, updated = Recognizer(config.model, count_classes(variables), axis_name).apply(
+    branches, updated = make_recognizer(config, count_classes(variables), axis_name).apply(
         variables, features, keys, train=train, mutable=["batch_stats"]
     )
     return branches, updated.get("batch_stats", {})
@@ -115,8 +127,8 @@ def forward(
 
 def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:
     second = config.features.sample_rate
-    features = extract_features(jnp.zeros((1, second)), jnp.array([second]), config.features)
-    return dict(Recognizer(config.model, classes).init(key, features, train=False))
+    features = features_for(jnp.zeros((1, second)), jnp.array([second]), config)
+    return dict(make_recognizer(config, classes).init(key, features, train=False))
 
 
 def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
