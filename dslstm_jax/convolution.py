@@ -59,11 +59,6 @@ def smallest_size(positions: int, kernel: int) -> int:
     return 2 * positions - _convolved_size(0, kernel)
 
 
-def _mask(lengths: Int[Array, " B"], size: int, whole: bool) -> Bool[Array, "B 1|T"]:
-    """Which of `size` frames are valid; where rows are whole, one column stands for all of them."""
-    return lengths[:, None] > 0 if whole else length_mask(lengths, size)
-
-
 def _edges(kernel: Sequence[int]) -> list[tuple[int, int]]:
     """PyTorch's padding of each axis: floor((k - 1) / 2) on both sides."""
     return [((size - 1) // 2, (size - 1) // 2) for size in kernel]
@@ -221,7 +216,7 @@ def _convolution_moments(
     weights = kernel.reshape(-1, kernel.shape[-1])
     weights = jnp.concatenate([weights.sum(0, keepdims=True), weights[1:]])
     time, frequency = (size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True))
-    valid = _mask(lengths, time, whole)
+    valid = length_mask(lengths, time, whole)
 
     def products(row: Float[Array, "T+ F+"], valid: Bool[Array, "1|U"]) -> Float[Array, "K+1 K+1"]:
         patches = _patches(row, kernel.shape[:2])
@@ -348,8 +343,8 @@ def convolution_block(
         x.shape[1],
         (size(lengths, kernel.shape[0]) for size in (_convolved_size, block_size)),
     )
-    frames = _mask(lengths, time, whole)[:, :, None, None]
-    valid = _mask(windows, block_size(time, kernel.shape[0]), whole)
+    frames = length_mask(lengths, time, whole)[:, :, None, None]
+    valid = length_mask(windows, block_size(time, kernel.shape[0]), whole)
     x = jnp.where(frames, x, 0)
     dtype, wide = dtype or x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     one_channel, level = x.shape[-1] == 1, jnp.zeros((), wide)
@@ -364,7 +359,7 @@ def convolution_block(
     else:
         convolved = _convolve(x, kernel.astype(x.dtype)).astype(wide)
         if train:
-            positions = _mask(convolved_lengths, convolved.shape[1], whole)[:, :, None, None]
+            positions = length_mask(convolved_lengths, convolved.shape[1], whole)[:, :, None, None]
             batch = masked_moments(convolved, positions, (0, 1, 2), axis_name)
     taken_out = bias + level * kernel.sum((0, 1, 2))
     if train:

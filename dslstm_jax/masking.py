@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def length_mask(lengths: Int[Array, " B"], size: int) -> Bool[Array, "B T"]:
-    """True at the first `lengths[b]` of `size` positions."""
-    return jnp.arange(size) < lengths[:, None]
+def length_mask(lengths: Int[Array, " B"], size: int, whole: bool = False) -> Bool[Array, "B T"]:
+    """True at the first `lengths[b]` of `size` positions; [B, 1] where each row has all of them or none."""
+    return lengths[:, None] > 0 if whole else jnp.arange(size) < lengths[:, None]
 
 
 def zero_padding(values: Float[Array, "B T *F"], mask: Bool[Array, "B T"]) -> Float[Array, "B T *F"]:
