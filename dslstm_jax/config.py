@@ -200,9 +200,13 @@ class ModelConfig:
     pooling: Literal["mean", "attention", "statistics"] = "mean"
     """How the frames of a branch become one vector. attention: their mean with learned weights; statistics: mean and
     standard deviation side by side."""
+    recurrent_norm: Literal["step", "shared", "layer", "none"] = "step"
+    """How the DS-LSTM's gates and outputs are normalized. step: by the batch at each step and running statistics of
+    each step, which needs stretched spectrograms; shared: as step, but with running statistics of all steps
+    together; layer: each row by itself; none: not at all."""
 
 
-BEYOND_THE_PAPER = ("normalize", "pooling")
+BEYOND_THE_PAPER = ("normalize", "pooling", "recurrent_norm")
 """Fields of ModelConfig whose defaults say what the authors' networks do, and which no weight shows."""
 
 
@@ -357,6 +361,11 @@ def _validate(config: Config) -> None:
         )
     if config.model.spectrogram_branch == "ds_lstm":
         _validate_pair(config.features.spectrograms)
+        if config.model.recurrent_norm == "step" and not all(frames):
+            raise ConfigError(
+                "model.recurrent_norm is step, which has statistics of each time step, and features.spectrograms are "
+                "not stretched (frames 0); set it to shared, layer or none"
+            )
 
 
 def _validate_pair(spectrograms: tuple[SpectrogramConfig, ...]) -> None:
