@@ -47,6 +47,77 @@ def torch_update(running: Statistics, mean: jax.Array, biased: jax.Array) -> Sta
     return Statistics(0.9 * running.mean + 0.1 * mean, 0.9 * running.variance + 0.1 * unbiased)
 
 
+RAGGED = jnp.arange(T) < jnp.array([T, 2, 4, 3])[:, None]
+
+
+def statistics_of(norm: str, steps: int = T) -> DSLSTMStatistics | None:
+    return {"step": some_statistics(steps), "shared": some_statistics(1)}.get(norm)
+
+
+def of_rows(z: jax.Array) -> jax.Array:
+    """Layer normalization without scale and shift."""
+    return (z - z.mean(-1, keepdims=True)) / jnp.sqrt(z.var(-1, keepdims=True) + 1e-5)
+
+
+def plain_loop(tree, mask, norm: str, train: bool):
+    """Every norm, over sequences of any length: frame by frame and row by row, with lists of what is valid."""
+    weights, x, y, (h, c) = split(tree)
+    statistics, valid = statistics_of(norm), np.asarray(mask)
+    outputs, gates, hidden = [], [], []
+    for t in range(T):
+        rows = valid[:, t].nonzero()[0]
+        shared = weights.recurrent_kernel[:, : 4 * H]
+        z = x[rows, t] @ weights.x_kernel[:, : 4 * H] + y[rows, t] @ weights.y_kernel[:, : 4 * H] + h[rows] @ shared
+        g = jax.nn.sigmoid(z + weights.bias[: 4 * H])
+        gates.append(g)
+        if norm in ("step", "shared"):
+            row = jax.tree.map(lambda a, t=t: a[min(t, len(a) - 1)], statistics.gates)
+            mean, variance = (g.mean(0), g.var(0)) if train else row
+            g = (g - mean) / jnp.sqrt(variance + 1e-5)
+        elif norm == "layer":
+            g = of_rows(g.reshape(-1, 4, H)).reshape(-1, 4 * H)
+        if norm != "none":
+            g = g * weights.gate_scale + weights.gate_shift
+        f, i_time, o, i_frequency = jnp.split(g, 4, axis=1)
+        candidates = [
+            jnp.tanh(sequence[rows, t] @ kernel[:, 4 * H :] + h[rows] @ weights.recurrent_kernel[:, part] + bias)
+            for sequence, kernel, part, bias in (
+                (x, weights.x_kernel, slice(4 * H, 5 * H), weights.bias[4 * H : 5 * H]),
+                (y, weights.y_kernel, slice(5 * H, 6 * H), weights.bias[5 * H :]),
+            )
+        ]
+        cell = f * c[rows] + i_time * candidates[0] + i_frequency * candidates[1]
+        new = o * jnp.tanh(cell)
+        h, c = h.at[rows].set(new), c.at[rows].set(cell)
+        hidden.append(new)
+        if norm in ("step", "shared"):
+            mean, variance = (new.mean(0), new.var(0)) if train else statistics.output
+            new = (new - mean) / jnp.sqrt(variance + 1e-5)
+        elif norm == "layer":
+            new = of_rows(new)
+        if norm != "none":
+            new = new * weights.output_scale + weights.output_shift
+        outputs.append(jnp.zeros((B, H), x.dtype).at[rows].set(new))
+    remembered = ()
+    if norm == "shared" and train:
+        remembered = tuple(
+            (0.9 * old.mean + 0.1 * values.mean(0), 0.9 * old.variance + 0.1 * values.var(0, ddof=1))
+            for old, values in zip(statistics, map(jnp.concatenate, (gates, hidden)), strict=True)
+        )
+    return jnp.stack(outputs, axis=1), (h, c), remembered
+
+
+def scan_of(tree, mask, norm: str, train: bool):
+    weights, x, y, initial = split(tree)
+    if norm == "none":
+        weights = weights._replace(gate_scale=None, gate_shift=None, output_scale=None, output_shift=None)
+    outputs, final, new = ds_lstm(
+        weights, x, y, mask, initial, statistics=statistics_of(norm), train=train, norm=norm
+    )
+    remembered = tuple(map(tuple, new)) if norm == "shared" and train else ()
+    return outputs, tuple(final), remembered
+
+
 def loop(tree, train: bool):
     """The equations of the module's docstring, with W, W_T and W_F as the paper writes them."""
     weights, x, y, (h, c) = split(tree)
@@ -88,6 +159,39 @@ def test_equals_a_loop_in_float64(train):
     with jax.enable_x64(True):
         tree = random_tree(0, **SHAPES)
         check_values_and_gradients(lambda t: scan(t, train), lambda t: loop(t, train), tree, tolerance=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("norm", "train"),
+    [("step", False), ("step", True), ("shared", False), ("shared", True), ("layer", True), ("none", True)],
+)
+def test_every_norm_equals_a_loop_over_what_is_valid(norm, train):
+    """Values, running statistics and gradients, and the same with NaN at padded frames."""
+    with jax.enable_x64(True):
+        tree = random_tree(10, **SHAPES)
+        if norm == "none":
+            tree = {name: leaf for name, leaf in tree.items() if not name.endswith(("scale", "shift"))}
+        fill = dict.fromkeys(DSLSTMWeights._fields) if norm == "none" else {}
+
+        def found(tree):
+            spoiled = {name: jnp.where(RAGGED[..., None], tree[name], jnp.nan) for name in ("x", "y")}
+            return scan_of(fill | tree | spoiled, RAGGED, norm, train)
+
+        reference = jax.jit(lambda tree: plain_loop(fill | tree, RAGGED, norm, train))
+        check_values_and_gradients(jax.jit(found), reference, tree, tolerance=1e-10)
+
+
+def test_what_a_layer_normalizes_does_not_depend_on_the_batch():
+    tree = random_tree(11, **SHAPES)
+    for train in (True, False):
+        whole = scan_of(tree, RAGGED, "layer", train)[0]
+        for row in range(B):
+            alone = {
+                name: leaf if name in DSLSTMWeights._fields else leaf[row : row + 1] for name, leaf in tree.items()
+            }
+            np.testing.assert_allclose(
+                scan_of(alone, RAGGED[row : row + 1], "layer", train)[0][0], whole[row], atol=1e-6
+            )
 
 
 def run(tree, sequences, mask, steps=T, train=False, initial=None):
@@ -147,9 +251,6 @@ def test_in_two_parts_equals_the_whole():
     second, last, _ = ds_lstm(weights, x[:, 2:], y[:, 2:], mask[:, 2:], state, statistics=statistics)
     assert largest_difference(jnp.concatenate([first, second], axis=1), whole) < 1e-6
     assert largest_difference(last, final) < 1e-6
-
-
-RAGGED = jnp.arange(T) < jnp.array([T, 2, 4, 3])[:, None]
 
 
 def masked(tree, remat_every=0):

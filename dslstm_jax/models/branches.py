@@ -153,6 +153,10 @@ class SpectrogramBranch(nn.Module):
         ]
         return [cnn(*rows, train=train) for cnn, *rows in zip(cnns, spectrograms, lengths, strict=True)]
 
+    def mask(self, lengths: Int[Array, " B"], steps: int) -> Bool[Array, "B T"]:
+        """Of sequences that the CNNs gave."""
+        return jnp.broadcast_to(length_mask(lengths, steps, self.stretched), (lengths.shape[0], steps))
+
 
 class CNNLSTMBranch(SpectrogramBranch):
     """CNN-LSTM: an LSTM over each CNN's sequence, pooled over time; the vectors side by side, linear."""
@@ -168,7 +172,7 @@ class CNNLSTMBranch(SpectrogramBranch):
     ) -> Float[Array, "B C"]:
         pooled, hidden = [], self.config.hidden
         for index, (x, valid) in enumerate(self.sequences(spectrograms, lengths, train)):
-            mask = length_mask(valid, x.shape[1])
+            mask = self.mask(valid, x.shape[1])
             layers = [LSTMLayer(hidden, name=f"lstm_{index}_{layer}") for layer in range(self.config.layers)]
             x = lstm_layers(layers, x, mask, keys, self.config, SPECTROGRAM_PLACES * (1 + index))
             pooled.append(Pooling(self.config.pooling, name=f"pooling_{index}")(x, mask))
@@ -189,9 +193,11 @@ class DSLSTMBranch(SpectrogramBranch):
     ) -> Float[Array, "B C"]:
         (x, x_lengths), (y, y_lengths) = self.sequences(spectrograms, lengths, train)
         x, y, valid = align(x, x_lengths, y, y_lengths)
-        mask = length_mask(valid, x.shape[1])
-        hidden, every = self.config.hidden, self.config.remat_every
-        for layer in range(self.config.layers):
-            x = DSLSTMLayer(hidden, every, self.axis_name, name=f"ds_lstm_{layer}")(x, y, mask, train=train)
-            x = drop(x, keys, self.config.dropout, SPECTROGRAM_PLACES + layer)
+        mask = self.mask(valid, x.shape[1])
+        config = self.config
+        for layer in range(config.layers):
+            ds_lstm = DSLSTMLayer(
+                config.hidden, config.remat_every, self.axis_name, config.recurrent_norm, name=f"ds_lstm_{layer}"
+            )
+            x = drop(ds_lstm(x, y, mask, train=train), keys, config.dropout, SPECTROGRAM_PLACES + layer)
         return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.masking import zero_padding
 from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, normalize
-from dslstm_jax.recurrence.ds_lstm import DSLSTMStatistics, DSLSTMWeights, ds_lstm
+from dslstm_jax.recurrence.ds_lstm import REMEMBERING, DSLSTMStatistics, DSLSTMWeights, Norm, ds_lstm
 from dslstm_jax.recurrence.lstm import LSTMWeights
 
 Initializer = Callable[..., jax.Array]
@@ -113,6 +113,7 @@ class DSLSTMLayer(nn.Module):
     remat_every: int = 0
     axis_name: str | None = None
     """The devices over which the batch's statistics are taken."""
+    norm: Norm = "step"
 
     @nn.compact
     def __call__(
@@ -129,14 +130,17 @@ class DSLSTMLayer(nn.Module):
             ),
             recurrent_kernel=self.param("recurrent_kernel", torch_uniform(columns), (size, 6 * size)),
             bias=self.param("bias", torch_uniform(columns), (6 * size,)),
-            gate_scale=self.param("gate_scale", nn.initializers.constant(GATE_SCALE), (4 * size,)),
-            gate_shift=self.param("gate_shift", nn.initializers.zeros, (4 * size,)),
-            output_scale=self.param("output_scale", nn.initializers.ones, (size,)),
-            output_shift=self.param("output_shift", nn.initializers.zeros, (size,)),
+            gate_scale=self.affine("gate_scale", GATE_SCALE, 4 * size),
+            gate_shift=self.affine("gate_shift", 0, 4 * size),
+            output_scale=self.affine("output_scale", 1, size),
+            output_shift=self.affine("output_shift", 0, size),
         )
-        gate_statistics = RunningStatistics(self, "gate", (steps, 4 * size))
-        output_statistics = RunningStatistics(self, "output", (size,))
-        statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
+        statistics = None
+        if self.norm in REMEMBERING:
+            rows = steps if self.norm == "step" else 1
+            gate_statistics = RunningStatistics(self, "gate", (rows, 4 * size))
+            output_statistics = RunningStatistics(self, "output", (size,))
+            statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
         outputs, _, statistics = ds_lstm(
             weights,
             x,
@@ -144,12 +148,18 @@ class DSLSTMLayer(nn.Module):
             mask,
             statistics=statistics,
             train=train,
+            norm=self.norm,
             axis_name=self.axis_name,
             remat_every=self.remat_every,
         )
-        gate_statistics.update(statistics.gates)
-        output_statistics.update(statistics.output)
+        if statistics is not None:
+            gate_statistics.update(statistics.gates)
+            output_statistics.update(statistics.output)
         return outputs
+
+    def affine(self, name: str, initial: float, size: int) -> Float[Array, " F"] | None:
+        """A scale or shift, where anything is normalized."""
+        return None if self.norm == "none" else self.param(name, nn.initializers.constant(initial), (size,))
 
 
 def linear(features: int, fan_in: int, name: str) -> nn.Dense:

@@ -1,7 +1,7 @@
 """Batch normalization as plain functions, PyTorch's numbers: biased variance to normalize, unbiased to remember.
 
 The same functions serve the convolutions (statistics over batch, time and frequency) and the DS-LSTM (over the batch,
-step by step). Padded positions take no part in the statistics.
+step by step). Padded positions take no part in the statistics. Layer normalization, which has none, stands beside it.
 """
 
 from typing import Any, NamedTuple
@@ -88,6 +88,25 @@ def normalize(
     """scale (x - mean) / sqrt(variance + 1e-5) + shift."""
     factor = scale * lax.rsqrt(statistics.variance + EPSILON)
     return (x - statistics.mean) * factor + shift
+
+
+def layer_norm(
+    x: Float[Array, "*N F"], scale: Float[Array, "*S F"], shift: Float[Array, "*S F"]
+) -> Float[Array, "*N F"]:
+    """Normalizes the last axis by its own mean and biased variance, each position by itself (Ba et al. 2016)."""
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+    return normalize(x, Statistics(mean, variance), scale, shift)
+
+
+def pool_moments(moments: Moments) -> Moments:
+    """Moments of all values together, of those of the groups along the first axis."""
+    (means, variances), sizes = moments
+    size = sizes.sum(axis=0)
+    shares = sizes / jnp.maximum(size, 1)
+    mean = jnp.sum(shares * means, axis=0)
+    variance = jnp.sum(shares * (variances + jnp.square(means - mean)), axis=0)
+    return Moments(Statistics(mean, variance), size)
 
 
 def update_running(running: Statistics, batch: Moments) -> Statistics:

@@ -6,11 +6,12 @@ At each step, with h the carried hidden state:
     c~_T = tanh(W_T [x; h] + b_T)          c~_F = tanh(W_F [y; h] + b_F)
     c = f c + i_T c~_T + i_F c~_F          h = o tanh(c)          output = BN_out(h)
 
-The normalization comes after the sigmoid, and the carried h is not normalized, as in the authors' code.
+The normalization comes after the sigmoid, and the carried h is not normalized, as in the authors' code. Instead of
+BN_t and BN_out, others can be asked for (`Norm`).
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,25 @@ from dslstm_jax.recurrence.batch_norm import (
     EPSILON,
     Moments,
     Statistics,
+    layer_norm,
     masked_moments,
     normalize,
+    pool_moments,
     sum_over_devices,
     update_running,
 )
 from dslstm_jax.recurrence.lstm import LSTMState, initial_state, keep_state_at_padding, sigmoid
+
+Norm = Literal["step", "shared", "layer", "none"]
+"""What normalizes the gates and the outputs.
+
+* step: the batch's statistics at each step; gates have running ones of their own for every step, outputs for all.
+* shared: the same in training; the running ones are those of all steps together, for gates as for outputs.
+* layer: mean and deviation of each row over the H units of a gate, or of the output; nothing is remembered.
+* none: gates and outputs stay what they are; there is no scale and no shift.
+"""
+REMEMBERING = ("step", "shared")
+"""Norms that have running statistics."""
 
 FRAMES_AT_ONCE = 32
 """Frames whose input projections are one product. Few enough that what it makes stays in a CPU's cache."""
@@ -43,17 +57,18 @@ class DSLSTMWeights(NamedTuple):
     recurrent_kernel: Float[Array, "H 6*H"]
     """f, i_T, o, i_F, c~_T, c~_F."""
     bias: Float[Array, " 6*H"]
-    gate_scale: Float[Array, " 4*H"]
-    gate_shift: Float[Array, " 4*H"]
-    output_scale: Float[Array, " H"]
-    output_shift: Float[Array, " H"]
+    gate_scale: Float[Array, " 4*H"] | None
+    """This and the following: None where nothing is normalized."""
+    gate_shift: Float[Array, " 4*H"] | None
+    output_scale: Float[Array, " H"] | None
+    output_shift: Float[Array, " H"] | None
 
 
 class DSLSTMStatistics(NamedTuple):
     """Running statistics of the two batch normalizations."""
 
     gates: Statistics
-    """One row a time step. [S, 4H]"""
+    """One row a time step, [S, 4H], or one for all, [1, 4H]."""
     output: Statistics
     """Shared by all steps. [H]"""
 
@@ -66,8 +81,8 @@ class _Trace(NamedTuple):
     gates: Float[Array, "T B 4*H"]
     """Before their normalization."""
     candidates: Float[Array, "T B 2*H"]
-    moments: Moments
-    """Those that the gates are normalized by."""
+    moments: Moments | None
+    """Those of the batch that the gates are normalized by."""
 
 
 def _product(a: Float[Array, "*N I"], b: Float[Array, "I K"]) -> Float[Array, "*N K"]:
@@ -86,35 +101,47 @@ def _precise(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _normalize_rows(
+    norm: Norm, gates: Float[Array, "B 4*H"], scale: Float[Array, " 4*H"] | None, shift: Float[Array, " 4*H"] | None
+) -> Float[Array, "B 4*H"]:
+    """What needs no batch: each gate of each row by itself, or nothing."""
+    if norm == "none":
+        return gates
+    blocks, scales, shifts = (a.reshape(*a.shape[:-1], 4, -1) for a in (gates, scale, shift))
+    return layer_norm(blocks, scales, shifts).reshape(gates.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _recur(
+    norm: Norm,
     train: bool,
     axis_name: str | None,
     weights: DSLSTMWeights,
     x: Float[Array, "T B X"],
     y: Float[Array, "T B Y"],
     mask: Bool[Array, "T B"],
-    running: Statistics,
+    running: Statistics | None,
     initial: LSTMState,
-) -> tuple[Float[Array, "T B H"], LSTMState, Moments]:
-    """Hidden states, final state, and the moments of the gates at every step.
+) -> tuple[Float[Array, "T B H"], LSTMState, Moments | None]:
+    """Hidden states, final state, and the moments of the gates at every step, where the norm is the batch's.
 
     Its gradient is written by hand: those of the kernels are then one product each after the loop, and the batch
     norm's needs one sum over the devices a step.
     """
-    outputs: tuple[Float[Array, "T B H"], LSTMState, Moments]
-    outputs, _ = _recur_forward(train, axis_name, weights, x, y, mask, running, initial)
+    outputs: tuple[Float[Array, "T B H"], LSTMState, Moments | None]
+    outputs, _ = _recur_forward(norm, train, axis_name, weights, x, y, mask, running, initial)
     return outputs
 
 
 def _recur_forward(
+    norm: Norm,
     train: bool,
     axis_name: str | None,
     weights: DSLSTMWeights,
     x: Float[Array, "T B X"],
     y: Float[Array, "T B Y"],
     mask: Bool[Array, "T B"],
-    running: Statistics,
+    running: Statistics | None,
     initial: LSTMState,
 ) -> tuple[Any, Any]:
     gates = 4 * initial.hidden.shape[-1]
@@ -127,11 +154,15 @@ def _recur_forward(
         raw = sigmoid(_product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates])
         from_inputs = jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1)
         candidates = jnp.tanh(_product(hidden, candidates_kernel) + weights.bias[gates:] + from_inputs)
-        if train:
-            moments = masked_moments(raw, valid[:, None], (0,), axis_name, running.mean)
+        moments = None
+        if norm not in REMEMBERING:
+            normalized = _normalize_rows(norm, raw, weights.gate_scale, weights.gate_shift)
         else:
-            moments = Moments(running, jnp.ones_like(running.mean[:1]))
-        normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
+            if train:
+                moments = masked_moments(raw, valid[:, None], (0,), axis_name, running.mean)
+            else:
+                moments = Moments(running, jnp.ones_like(running.mean[:1]))
+            normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
         f, i_time, o, i_frequency = jnp.split(normalized, 4, axis=-1)
         c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
         cell = f * state.cell + i_time * c_time + i_frequency * c_frequency
@@ -143,11 +174,10 @@ def _recur_forward(
     return (trace.hidden, final, trace.moments), (weights, x, y, mask, initial, trace)
 
 
-def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+def _recur_backward(norm: Norm, train: bool, axis_name: str | None, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     """Gradients of (weights, x, y, mask, running, initial); `of_x` is the gradient of x."""
     weights, x, y, mask, initial, trace = saved
     of_hidden, of_final, of_moments = cotangents
-    scale = weights.gate_scale
     kernels = jnp.split(weights.recurrent_kernel, [4 * initial.hidden.shape[-1]], axis=-1)
     # Transposed once: a product with a kernel that it has to transpose itself takes a CPU longer.
     gates_kernel, candidates_kernel = lax.optimization_barrier([kernel.T.astype(x.dtype) for kernel in kernels])
@@ -156,11 +186,30 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
         jnp.concatenate([initial.cell[None], trace.cell[:-1]]),
     )
 
+    def undo_batch(raw: Any, of_normalized: Any, moments: Moments, of_statistics: Statistics) -> tuple[Any, ...]:
+        """Gradients of the gates before the batch's normalization, its statistics, scale and shift."""
+        (mean, variance), count = moments
+        of_mean, of_variance = of_statistics
+        scale, inverse, centered = weights.gate_scale, lax.rsqrt(variance + EPSILON), raw - mean
+        of_shift = of_normalized.sum(0)
+        of_factor = (of_normalized * centered).sum(0)
+        of_mean = of_mean - scale * inverse * of_shift
+        of_variance = of_variance - scale * inverse**3 * of_factor / 2
+        of_raw = of_normalized * (scale * inverse)
+        if train:
+            of_both = jnp.concatenate([of_mean, of_variance])
+            of_mean, of_variance = jnp.split(sum_over_devices(of_both, axis_name) / jnp.maximum(count, 1), 2)
+            of_raw = of_raw + of_mean + 2 * centered * of_variance
+        return of_raw, Statistics(of_mean, of_variance), of_factor * inverse, of_shift
+
     def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
-        of_output, frame, previous_cell, (of_mean, of_variance), valid = inputs
-        _, cell, raw, candidates, ((mean, variance), count) = frame
-        inverse, centered = lax.rsqrt(variance + EPSILON), raw - mean
-        f, i_time, o, i_frequency = jnp.split(centered * (scale * inverse) + weights.gate_shift, 4, axis=-1)
+        of_output, frame, previous_cell, of_statistics, valid = inputs
+        _, cell, raw, candidates, moments = frame
+        if norm in REMEMBERING:
+            normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
+        else:
+            normalized, undo = jax.vjp(partial(_normalize_rows, norm), raw, weights.gate_scale, weights.gate_shift)
+        f, i_time, o, i_frequency = jnp.split(normalized, 4, axis=-1)
         c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
         squashed, rows = jnp.tanh(cell), valid[:, None]
         of_hidden = of_state.hidden + of_output
@@ -169,15 +218,10 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
             [of_cell * previous_cell, of_cell * c_time, of_hidden * squashed, of_cell * c_frequency], axis=-1
         )
         of_normalized = jnp.where(rows, of_normalized, 0)
-        of_shift = of_normalized.sum(0)
-        of_factor = (of_normalized * centered).sum(0)
-        of_mean = of_mean - scale * inverse * of_shift
-        of_variance = of_variance - scale * inverse**3 * of_factor / 2
-        of_raw = of_normalized * (scale * inverse)
-        if train:
-            of_statistics = jnp.concatenate([of_mean, of_variance])
-            of_mean, of_variance = jnp.split(sum_over_devices(of_statistics, axis_name) / jnp.maximum(count, 1), 2)
-            of_raw = of_raw + of_mean + 2 * centered * of_variance
+        if norm in REMEMBERING:
+            of_raw, of_running, of_scale, of_shift = undo_batch(raw, of_normalized, moments, of_statistics)
+        else:
+            of_running, (of_raw, of_scale, of_shift) = None, undo(of_normalized)
         of_gates = jnp.where(rows, of_raw * raw * (1 - raw), 0)
         of_candidates = jnp.concatenate([of_cell * i_time, of_cell * i_frequency], axis=-1)
         of_candidates = jnp.where(rows, of_candidates * (1 - candidates**2), 0)
@@ -187,9 +231,10 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
             of_cell * f,
         )
         of_previous = keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell))
-        return of_previous, (of_gates, of_candidates, Statistics(of_mean, of_variance), of_factor * inverse, of_shift)
+        return of_previous, (of_gates, of_candidates, of_running, of_scale, of_shift)
 
-    inputs = (of_hidden, trace, before.cell, of_moments.statistics, mask)
+    of_statistics = None if of_moments is None else of_moments.statistics
+    inputs = (of_hidden, trace, before.cell, of_statistics, mask)
     of_initial, of_frames = lax.scan(step, of_final, inputs, reverse=True)
     of_gates, of_candidates, of_running, of_scale, of_shift = of_frames
     of_time, of_frequency = jnp.split(of_candidates, 2, axis=-1)
@@ -200,10 +245,10 @@ def _recur_backward(train: bool, axis_name: str | None, saved: Any, cotangents: 
         y_kernel=_of_kernel(y, of_from_y),
         recurrent_kernel=jnp.concatenate([_of_kernel(hidden, of_gates), _of_kernel(hidden, of_candidates)], axis=-1),
         bias=jnp.concatenate([of_gates.sum((0, 1)), of_candidates.sum((0, 1))]),
-        gate_scale=of_scale.sum(0),
-        gate_shift=of_shift.sum(0),
-        output_scale=jnp.zeros_like(weights.output_scale),
-        output_shift=jnp.zeros_like(weights.output_shift),
+        gate_scale=None if of_scale is None else of_scale.sum(0),
+        gate_shift=None if of_shift is None else of_shift.sum(0),
+        output_scale=jax.tree.map(jnp.zeros_like, weights.output_scale),
+        output_shift=jax.tree.map(jnp.zeros_like, weights.output_shift),
     )
     of_x = _product(of_from_x.astype(x.dtype), weights.x_kernel.T).astype(x.dtype)
     of_y = _product(of_from_y.astype(y.dtype), weights.y_kernel.T).astype(y.dtype)
@@ -224,6 +269,19 @@ def _replace_rows(old: Statistics, new: Statistics) -> Statistics:
     )
 
 
+def _remember(
+    norm: Norm, running: DSLSTMStatistics, rows: Statistics, gates: Moments, output: Moments
+) -> DSLSTMStatistics:
+    """The running statistics after a batch, of its moments at each step; `rows` are the gates' at these steps."""
+    if norm == "shared":
+        return DSLSTMStatistics(
+            update_running(running.gates, pool_moments(gates)), update_running(running.output, pool_moments(output))
+        )
+    # One set of statistics for the outputs, that meets the steps one after the other.
+    after, _ = lax.scan(lambda before, batch: (update_running(before, batch), None), running.output, output)
+    return DSLSTMStatistics(_replace_rows(running.gates, update_running(rows, gates)), after)
+
+
 def ds_lstm(
     weights: DSLSTMWeights,
     x: Float[Array, "B T X"],
@@ -231,11 +289,12 @@ def ds_lstm(
     mask: Bool[Array, "B T"],
     initial: LSTMState | None = None,
     *,
-    statistics: DSLSTMStatistics,
+    statistics: DSLSTMStatistics | None,
     train: bool = False,
+    norm: Norm = "step",
     axis_name: str | None = None,
     remat_every: int = 0,
-) -> tuple[Float[Array, "B T H"], LSTMState, DSLSTMStatistics]:
+) -> tuple[Float[Array, "B T H"], LSTMState, DSLSTMStatistics | None]:
     """Runs one DS-LSTM layer over a batch of padded pairs of sequences.
 
     Args:
@@ -244,9 +303,11 @@ def ds_lstm(
       y: the sequence of higher frequency resolution.
       mask: True at valid frames. At padded ones the state is carried on and the output is 0.
       initial: the state before the first frame; zeros if None.
-      statistics: running statistics. Sequences may be shorter or longer than their S steps; a step beyond uses the
-        last one's, and leaves no trace in them.
+      statistics: running statistics; None where the norm has none. Sequences may be shorter or longer than their S
+        steps; a step beyond uses the last one's, and leaves no trace in them.
       train: normalize by the batch's statistics (over the rows whose frame is valid) and update the running ones.
+        Where a single row is valid, that makes all of its gates 0 and then `gate_shift`.
+      norm: what the gates and the outputs are normalized by. shared takes statistics of one row for all steps.
       axis_name: the devices over which the batch's statistics are taken: one sum over them a step and one for BN_out
         in each direction; those of the forward pass twice where it is computed again. Above 32 frames, steps that
         fill up the last block of frames count too.
@@ -254,7 +315,7 @@ def ds_lstm(
         again: less memory for long sequences, about a third more work. 0 keeps everything.
 
     Returns:
-      BN_out of the hidden state after each frame, the state after each row's last valid frame, and the statistics.
+      The normalized hidden state after each frame, the state after each row's last valid frame, and the statistics.
 
     Products are of x's and y's type; all else, weights and their gradients included, is in float32 (float64 where the
     sequences are), but for the outputs, which are of x's type again.
@@ -268,27 +329,26 @@ def ds_lstm(
         return jnp.pad(frames_first, more).reshape(chunks, frames, *frames_first.shape[1:])
 
     def chunk(state: LSTMState, inputs: Any) -> tuple[LSTMState, Any]:
-        hidden, state, moments = _recur(train, axis_name, weights, *inputs, state)
+        hidden, state, moments = _recur(norm, train, axis_name, weights, *inputs, state)
         return state, (hidden, moments)
 
     if initial is None:
         initial = initial_state(x, weights.recurrent_kernel.shape[0])
     initial = jax.tree.map(lambda a: a.astype(_precise(x.dtype)), initial)
-    rows = _rows(statistics.gates, steps)
+    rows = None if statistics is None else _rows(statistics.gates, steps)
     inputs = (zero_padding(x, mask).swapaxes(0, 1), zero_padding(y, mask).swapaxes(0, 1), mask.T, rows)
     final, by_chunk = lax.scan(
         jax.checkpoint(chunk, prevent_cse=False) if remat_every else chunk, initial, jax.tree.map(in_chunks, inputs)
     )
     hidden, gate_moments = jax.tree.map(lambda a: a.reshape(chunks * frames, *a.shape[2:])[:steps], by_chunk)
 
-    running = statistics.output
-    if train:
+    scale, shift = weights.output_scale, weights.output_shift
+    if statistics is None:
+        outputs = hidden if norm == "none" else layer_norm(hidden, scale, shift)
+    elif train:
         moments = masked_moments(hidden, mask.T[..., None], (1,), axis_name, statistics.output.mean)
-        per_step = jax.tree.map(lambda a: a[:, None], moments.statistics)
-        # One set of statistics that meets the steps one after the other.
-        running, _ = lax.scan(lambda before, batch: (update_running(before, batch), None), running, moments)
-        statistics = DSLSTMStatistics(_replace_rows(statistics.gates, update_running(rows, gate_moments)), running)
-        outputs = normalize(hidden, per_step, weights.output_scale, weights.output_shift)
+        outputs = normalize(hidden, jax.tree.map(lambda a: a[:, None], moments.statistics), scale, shift)
+        statistics = _remember(norm, statistics, rows, gate_moments, moments)
     else:
-        outputs = normalize(hidden, running, weights.output_scale, weights.output_shift)
+        outputs = normalize(hidden, statistics.output, scale, shift)
     return zero_padding(outputs.swapaxes(0, 1).astype(x.dtype), mask), final, statistics
