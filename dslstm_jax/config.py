@@ -212,7 +212,7 @@ BEYOND_THE_PAPER = ("normalize", "pooling", "recurrent_norm")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Adam with a learning rate that is halved at given epochs."""
+    """Adam, and what it is to learn; by default with a learning rate that is halved at given epochs."""
 
     epochs: int = 50
     batch_size: int = 128
@@ -223,6 +223,16 @@ class TrainingConfig:
     """Parts in which a step takes its batch, one after the other: memory for one part, the gradient of all. Batch
     statistics are those of each part."""
     learning_rate: float = 1e-3
+    schedule: Literal["halve", "cosine"] = "halve"
+    """halve: the learning rate is halved after the epochs in `halve_after`; cosine: it rises in `warmup` and falls by
+    half a cosine, to reach 0 with the last epoch (Loshchilov and Hutter, ICLR 2017)."""
+    halve_after: tuple[int, ...] = (10, 20, 30)
+    """Epochs after which the schedule halve halves the learning rate; ignored by cosine."""
+    warmup: float = 0.0
+    """Epochs, or a part of one, in which the schedule cosine raises the learning rate step by step from near 0."""
+    weight_decay: float = 0.0
+    """At each step kernels shrink by this times the learning rate (AdamW; Loshchilov and Hutter, ICLR 2019); biases
+    and what batch norm learns do not. 0: off."""
     clip_norm: float = 0.0
     """Longer gradients are scaled down to this norm, taken over all weights. 0: off."""
     ema_decay: float = 0.0
@@ -230,8 +240,6 @@ class TrainingConfig:
     the average stays (less in the first steps). 0: off."""
     checkpoint_every: int = 500
     """Steps between checkpoints in the middle of an epoch; there is one after each epoch besides."""
-    halve_after: tuple[int, ...] = (10, 20, 30)
-    """Epochs after which the learning rate is halved."""
     batch_statistics: Literal["synchronized", "local"] = "synchronized"
     """Batch normalization on several devices: over all rows of the batch, or over each device's own (faster; the
     figures then depend on the number of devices)."""
@@ -315,22 +323,14 @@ def _validate(config: Config) -> None:
     if not 0.0 <= config.model.dropout < 1.0:
         raise ConfigError(f"model.dropout is {config.model.dropout}; it must be at least 0 and below 1")
     for room in ("features", "model", "training"):
-        for name, value in dataclasses.asdict(getattr(config, room)).items():
-            if name not in ("seed", "remat_every") and min(_integers(value), default=1) < 1:
+        part = getattr(config, room)
+        fractions = {field.name for field in dataclasses.fields(part) if field.type is float}
+        for name, value in dataclasses.asdict(part).items():
+            if name not in fractions | {"seed", "remat_every"} and min(_integers(value), default=1) < 1:
                 raise ConfigError(f"{room}.{name} is {value}; its counts must be at least 1")
     if config.model.remat_every < 0:
         raise ConfigError(f"model.remat_every is {config.model.remat_every}; it must be at least 0, in frames")
-    if config.training.batch_size % config.training.accumulate:
-        raise ConfigError(
-            f"training.accumulate: {config.training.batch_size} rows cannot be shared by "
-            f"{config.training.accumulate} parts; make training.batch_size a multiple of it"
-        )
-    if not 0.0 <= config.training.clip_norm < math.inf:
-        raise ConfigError(f"training.clip_norm is {config.training.clip_norm}; it must be at least 0")
-    if not 0.0 <= config.training.ema_decay < 1.0:
-        raise ConfigError(f"training.ema_decay is {config.training.ema_decay}; it must be at least 0 and below 1")
-    if not config.training.learning_rate > 0:
-        raise ConfigError(f"training.learning_rate is {config.training.learning_rate}; it must be positive")
+    _validate_training(config.training)
     if not 0.0 <= config.model.spectrogram_weight <= 1.0:
         raise ConfigError(f"model.spectrogram_weight is {config.model.spectrogram_weight}; it must be in [0, 1]")
     if not 0.0 <= config.corpus.synthetic.overlap <= 1.0:
@@ -390,6 +390,28 @@ def _validate_choices(room: str, values: Any) -> None:
     for field, kind in get_type_hints(type(values)).items():
         if get_origin(kind) is Literal and (value := getattr(values, field)) not in get_args(kind):
             raise ConfigError(f"{room}.{field} is {value}; it must be one of {', '.join(get_args(kind))}")
+
+
+def _validate_training(training: TrainingConfig) -> None:
+    if training.batch_size % training.accumulate:
+        raise ConfigError(
+            f"training.accumulate: {training.batch_size} rows cannot be shared by "
+            f"{training.accumulate} parts; make training.batch_size a multiple of it"
+        )
+    if not training.learning_rate > 0:
+        raise ConfigError(f"training.learning_rate is {training.learning_rate}; it must be positive")
+    for name in ("clip_norm", "weight_decay"):
+        if not 0.0 <= getattr(training, name) < math.inf:
+            raise ConfigError(f"training.{name} is {getattr(training, name)}; it must be at least 0")
+    if not 0.0 <= training.ema_decay < 1.0:
+        raise ConfigError(f"training.ema_decay is {training.ema_decay}; it must be at least 0 and below 1")
+    if not 0.0 <= training.warmup < training.epochs:
+        raise ConfigError(
+            f"training.warmup is {training.warmup}; it must be at least 0 and below the {training.epochs} of "
+            "training.epochs"
+        )
+    if training.warmup and training.schedule != "cosine":
+        raise ConfigError("training.warmup is of the schedule cosine; give --training.schedule cosine, or no warmup")
 
 
 def _validate_augmentation(augmentation: AugmentationConfig) -> None:

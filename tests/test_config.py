@@ -58,6 +58,11 @@ def test_json_mistakes_are_named(values, named):
         ({"training": TrainingConfig(accumulate=0)}, "training.accumulate"),
         ({"training": TrainingConfig(clip_norm=-1.0)}, "training.clip_norm"),
         ({"training": TrainingConfig(ema_decay=1.0)}, "training.ema_decay"),
+        ({"training": TrainingConfig(weight_decay=-0.1)}, "training.weight_decay"),
+        ({"training": TrainingConfig(weight_decay=float("nan"))}, "training.weight_decay"),
+        ({"training": TrainingConfig(epochs=5, schedule="cosine", warmup=5.0)}, "training.warmup is 5.0.* the 5 of"),
+        ({"training": TrainingConfig(schedule="cosine", warmup=-1.0)}, "training.warmup"),
+        ({"training": TrainingConfig(warmup=2.0)}, "--training.schedule cosine"),
         ({"features": FeaturesConfig(mfcc=MfccConfig(n_fft=256))}, "features.mfcc.n_fft"),
         ({"model": ModelConfig("none", mfcc_branch=False)}, "both branches are off"),
     ],
@@ -65,6 +70,10 @@ def test_json_mistakes_are_named(values, named):
 def test_impossible_values_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
         Config(**values)
+
+
+def test_whole_numbers_may_be_given_for_fractions():
+    assert Config(training=TrainingConfig(clip_norm=0, warmup=0), model=ModelConfig(dropout=0)) == Config()
 
 
 def test_every_config_file_loads():
