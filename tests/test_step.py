@@ -99,14 +99,43 @@ def test_loss_of_a_padded_row_is_nothing_even_if_its_logits_are_nan(state):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_the_learning_rate_is_halved_after_the_epochs_named():
+def learning_rates(optimizer, steps):
     """Adam's step for a constant gradient is the learning rate itself."""
     params = np.zeros(1, np.float32)
-    state, steps = OPTIMIZER.init(params), []
-    for _ in range(9):
-        update, state = OPTIMIZER.update(np.ones(1, np.float32), state, params)
-        steps.append(-float(update[0]))
-    np.testing.assert_allclose(steps, [1e-2] * 6 + [5e-3] * 3, rtol=1e-4)
+    state, found = optimizer.init(params), []
+    for _ in range(steps):
+        update, state = optimizer.update(np.ones(1, np.float32), state, params)
+        found.append(-float(update[0]))
+    return found
+
+
+def test_the_learning_rate_is_halved_after_the_epochs_named():
+    np.testing.assert_allclose(learning_rates(OPTIMIZER, 9), [1e-2] * 6 + [5e-3] * 3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 1.5])
+def test_the_cosine_rises_in_the_warmup_and_reaches_0_with_the_last_epoch(warmup):
+    config = TrainingConfig(epochs=4, learning_rate=1e-2, schedule="cosine", warmup=warmup, halve_after=(1,))
+    rises = int(3 * warmup)
+    falls = np.arange(12 - rises + 1) / (12 - rises)
+    rates = [*np.arange(1, rises + 1) / (rises + 1), *(1 + np.cos(np.pi * falls)) / 2]
+    found = learning_rates(make_optimizer(config, steps_per_epoch=3), 13)
+    np.testing.assert_allclose(found, 1e-2 * np.array(rates), rtol=1e-4, atol=1e-8)
+    assert max(found) == found[rises]
+    assert found[12] == 0 < found[11]
+
+
+def test_weight_decay_shrinks_kernels_alone():
+    """Whatever the gradient, here none."""
+    optimizer = make_optimizer(TrainingConfig(learning_rate=0.1, weight_decay=0.2), steps_per_epoch=1)
+    params = create_state(CONFIG, 3, optimizer).variables["params"]
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    expected = jax.tree.map_with_path(
+        lambda path, leaf: (-0.02 if path[-1].key.endswith("kernel") else 0.0) * leaf, params
+    )
+    assert_close(updates, expected, rtol=1e-5)
+    shrinking = {path[-1].key for path, update in jax.tree.leaves_with_path(updates) if update.any()}
+    assert shrinking == {"kernel", "input_kernel", "recurrent_kernel", "x_kernel", "y_kernel"}
 
 
 NO_BATCH_NORM = replace(CONFIG, model=replace(MODEL, spectrogram_branch="none", dropout=0.3))

@@ -41,12 +41,30 @@ class Totals(NamedTuple):
 
 
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam (0.9, 0.999, 1e-8) whose learning rate is halved after the epochs that the config names; clips first."""
-    schedule = optax.piecewise_constant_schedule(
-        config.learning_rate, {epoch * steps_per_epoch: 0.5 for epoch in config.halve_after}
-    )
-    adam = optax.adam(schedule)
+    """Adam (0.9, 0.999, 1e-8) on the config's schedule; clips first, and decays kernels (AdamW) where it says so."""
+    schedule = _schedule(config, steps_per_epoch)
+    if config.weight_decay:
+        adam = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_are_kernels)
+    else:
+        adam = optax.adam(schedule)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam) if config.clip_norm else adam
+
+
+def _schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of each step, from 0."""
+    if config.schedule == "halve":
+        return optax.piecewise_constant_schedule(
+            config.learning_rate, {epoch * steps_per_epoch: 0.5 for epoch in config.halve_after}
+        )
+    warmup = int(config.warmup * steps_per_epoch)
+    # The first step is as long as each rise: from 0 it would learn nothing.
+    first = config.learning_rate / (warmup + 1)
+    return optax.warmup_cosine_decay_schedule(first, config.learning_rate, warmup, config.epochs * steps_per_epoch)
+
+
+def _are_kernels(params: Any) -> Any:
+    """Biases, scales and shifts have one axis."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def create_state(config: Config, classes: int, optimizer: optax.GradientTransformation) -> TrainState:
