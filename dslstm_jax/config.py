@@ -233,6 +233,12 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """At each step kernels shrink by this times the learning rate (AdamW; Loshchilov and Hutter, ICLR 2019); biases
     and what batch norm learns do not. 0: off."""
+    label_smoothing: float = 0.0
+    """Share of every training target that is spread evenly over the classes (Szegedy et al., CVPR 2016). Losses of
+    validation and test stay plain."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: where n of N training utterances are of a class, the training loss of each weighs N / (C n), so that
+    all C classes weigh the same, as in UA. A mixture of mixup weighs what the utterance weighs that it mostly is."""
     clip_norm: float = 0.0
     """Longer gradients are scaled down to this norm, taken over all weights. 0: off."""
     ema_decay: float = 0.0
@@ -403,8 +409,9 @@ def _validate_training(training: TrainingConfig) -> None:
     for name in ("clip_norm", "weight_decay"):
         if not 0.0 <= getattr(training, name) < math.inf:
             raise ConfigError(f"training.{name} is {getattr(training, name)}; it must be at least 0")
-    if not 0.0 <= training.ema_decay < 1.0:
-        raise ConfigError(f"training.ema_decay is {training.ema_decay}; it must be at least 0 and below 1")
+    for name in ("ema_decay", "label_smoothing"):
+        if not 0.0 <= getattr(training, name) < 1.0:
+            raise ConfigError(f"training.{name} is {getattr(training, name)}; it must be at least 0 and below 1")
     if not 0.0 <= training.warmup < training.epochs:
         raise ConfigError(
             f"training.warmup is {training.warmup}; it must be at least 0 and below the {training.epochs} of "

@@ -35,6 +35,7 @@ def test_json_round_trip():
         ({"model": {"hidden": "many"}}, "config.model.hidden"),
         ({"modell": {}}, "modell"),
         ({"model": {"hidden": 0}}, "model.hidden"),
+        ({"training": {"class_weights": "equal"}}, "config.training.class_weights"),
     ],
 )
 def test_json_mistakes_are_named(values, named):
@@ -58,6 +59,7 @@ def test_json_mistakes_are_named(values, named):
         ({"training": TrainingConfig(accumulate=0)}, "training.accumulate"),
         ({"training": TrainingConfig(clip_norm=-1.0)}, "training.clip_norm"),
         ({"training": TrainingConfig(ema_decay=1.0)}, "training.ema_decay"),
+        ({"training": TrainingConfig(label_smoothing=1.0)}, "training.label_smoothing"),
         ({"training": TrainingConfig(weight_decay=-0.1)}, "training.weight_decay"),
         ({"training": TrainingConfig(weight_decay=float("nan"))}, "training.weight_decay"),
         ({"training": TrainingConfig(epochs=5, schedule="cosine", warmup=5.0)}, "training.warmup is 5.0.* the 5 of"),
