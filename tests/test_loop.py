@@ -6,18 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny import tiny_config, write_config
 
 from dslstm_jax.cli import main
+from dslstm_jax.config import CorpusConfig, ParallelConfig
+from dslstm_jax.data.corpora import load_corpus
+from dslstm_jax.data.dataset import make_dataset
+from dslstm_jax.data.folds import describe
 from dslstm_jax.data.pipeline import Loader
 from dslstm_jax.errors import RunError
 from dslstm_jax.serving.predictor import load
-from dslstm_jax.training.loop import add
+from dslstm_jax.training.loop import Examine, Fetch, Learn, add, course, display_on
+from dslstm_jax.training.parallel import make_parallel
+from dslstm_jax.training.run import create_run
 from dslstm_jax.training.step import Totals
 
 
@@ -184,6 +192,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tones, tmp_path, capsys):
     assert "--training.learning-rate" in error
 
 
+def test_training_weighs_the_classes_alike_and_validation_does_not(tones, tmp_path):
+    """Two emotions are one class: its 8 of 16 utterances weigh 16 / (3 x 8) each, the others 16 / (3 x 4)."""
+    config = tiny_config(tones, corpus=CorpusConfig("emodb", str(tones), label_map=("sad=neutral",)))
+    config = replace(config, training=replace(config.training, epochs=1, class_weights="balanced"))
+    dataset = make_dataset(load_corpus(config.corpus), config)
+    labels = dataset.corpus.labels
+    run = create_run(tmp_path / "run", config, labels, describe(dataset.corpus.utterances, dataset.split))
+    display = display_on(Console(quiet=True))
+    one = course(run, dataset, make_parallel(ParallelConfig(mode="single")), display, lambda _: False)
+    begin, weights, answer = next(one), {Learn: {}, Examine: {}}, None
+    totals = Totals(np.float32(1), np.float32(1), np.ones((3, 3), np.float32))
+    with suppress(StopIteration):
+        while True:
+            request = one.send(answer)
+            answer = begin.state if isinstance(request, Fetch) else totals
+            if not isinstance(request, Fetch):
+                for label, weight in zip(request.batch.labels, request.batch.weights, strict=True):
+                    if weight:
+                        weights[type(request)].setdefault(labels[label], set()).add(round(float(weight), 4))
+    assert weights[Learn] == {"neutral": {0.6667}, "happy": {1.3333}, "angry": {1.3333}}
+    assert weights[Examine] == {"neutral": {1}, "happy": {1}, "angry": {1}}
+
+
 def test_totals_add_up():
     def totals(n):
         return Totals(np.float32(n), np.float32(1), np.full((2, 2), n, np.float32))
@@ -196,8 +227,6 @@ def test_totals_add_up():
 
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path, tones):
-    from dslstm_jax.training.run import create_run
-
     create_run(tmp_path / "run", tiny_config(tones), ["happy", "sad"], folds={})
     with pytest.raises(RunError, match="holds no checkpoint"):
         load(tmp_path / "run")

@@ -6,15 +6,20 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
+from tiny import FEATURES
 
-from dslstm_jax.config import ParallelConfig, TrainingConfig
+from dslstm_jax.config import Config, ModelConfig, ParallelConfig, TrainingConfig
+from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.training.parallel import make_parallel, start_processes
+from dslstm_jax.training.step import create_state
 
 WORKER = Path(__file__).parent / "parallel_worker.py"
 
@@ -122,6 +127,26 @@ def test_rows_that_cannot_be_shared_are_an_error():
 def test_half_a_process_is_an_error(settings, words):
     with pytest.raises(ConfigError, match=words):
         start_processes(ParallelConfig(**settings))
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_two_devices_whose_rows_weigh_differently_take_the_step_of_one(mode):
+    """The first has three utterances, the second one, and padding of NaN."""
+    training = TrainingConfig(batch_size=6, class_weights="balanced", label_smoothing=0.1)
+    config = Config(features=FEATURES, model=ModelConfig("none", mfcc_hidden=6, layers=1), training=training)
+    generator = np.random.default_rng(0)
+    waveforms, lengths = np.full((6, 4000), np.nan, np.float32), np.array([4000, 3000, 3500, 2500, 0, 0], np.int32)
+    for row, length in enumerate(lengths):
+        waveforms[row, :length] = 0.1 * generator.normal(size=length)
+    weights = np.array([3.0, 0.5, 0.5, 2.0, 0.0, 0.0], np.float32)
+    batch = Batch(waveforms, lengths, np.array([0, 1, 1, 2, 99, 99], np.int32), weights, np.arange(6, dtype=np.int32))
+    ends = []
+    for ways in (make_parallel(ParallelConfig(mode=one), training) for one in ("single", mode)):
+        state = ways.spread(create_state(config, 3, optax.sgd(1.0)))
+        learn = ways.train_step(config, optax.sgd(1.0))
+        ends.append(ways.gather(learn(state, ways.place(batch), np.uint32(0))))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ends[1], ends[0])
+    assert ends[1][1].utterances == 4
 
 
 @pytest.mark.parametrize("mode", ["single", "pmap", "shard_map"])

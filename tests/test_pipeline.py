@@ -18,6 +18,7 @@ from dslstm_jax.data.dataset import Dataset, make_dataset
 from dslstm_jax.data.folds import Split
 from dslstm_jax.data.pipeline import (
     Loader,
+    balanced_weights,
     bucket_length,
     choose_lengths,
     make_loader,
@@ -171,6 +172,30 @@ def test_padding_of_real_corpora_is_below_15_percent(name, batch_size, tmp_path,
     with capsys.disabled():
         print(f"{name}, batches of {batch_size}: {share:.1%} padding, padded to {lengths} s")
     assert share < 0.15
+
+
+def test_balanced_weights_make_all_classes_that_occur_weigh_the_same():
+    np.testing.assert_allclose(balanced_weights([0, 0, 0, 1, 3, 3], classes=5), [6 / 9, 2, 0, 1, 0])
+
+
+def test_a_balanced_loader_weighs_its_own_members(dataset):
+    members = [
+        index
+        for index, utterance in enumerate(dataset.corpus.utterances)
+        if utterance.label == "happy" or (utterance.label == "sad" and index < 20)
+    ]
+    loader = make_loader(dataset, members, tiny_config("unused"), 5, balanced=True)
+    weights = {"happy": [], "sad": []}
+    for batch in everything(loader.batches((0, 1))):
+        for label, weight, length in zip(batch.labels, batch.weights, batch.lengths, strict=True):
+            if length:
+                weights[dataset.corpus.labels[label]].append(weight)
+            else:
+                assert weight == 0
+    counts = {label: len(found) for label, found in weights.items()}
+    assert 0 < counts["sad"] < counts["happy"]
+    for label, found in weights.items():
+        np.testing.assert_allclose(found, len(members) / (2 * counts[label]), rtol=1e-6)
 
 
 def test_a_file_that_went_bad_is_named(tmp_path):

@@ -9,7 +9,7 @@ import optax
 import pytest
 from tiny import FEATURES, MODEL
 
-from dslstm_jax.config import Config, TrainingConfig
+from dslstm_jax.config import AugmentationConfig, Config, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.models.recognizer import average, forward
 from dslstm_jax.training.loop import add
@@ -163,6 +163,56 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
             before.variables["params"]["mfcc_branch"]["classifier"]["bias"],
             found.variables["params"]["mfcc_branch"]["classifier"]["bias"],
         )
+
+
+WEIGHTED = TrainingConfig(batch_size=6, label_smoothing=0.3, class_weights="balanced")
+MFCC_ALONE = replace(CONFIG, model=replace(MODEL, spectrogram_branch="none"))
+
+
+def weighted_batch():
+    """Four utterances of the classes 0, 1, 2, 0, and two rows of padding, NaN."""
+    data = batch(6, 4)
+    return data._replace(weights=data.weights * np.array([0.5, 2.0, 3.0, 0.5, 7.0, 7.0], np.float32))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_weighted_step_goes_down_the_mean_of_smoothed_losses_over_the_sum_of_weights(accumulate):
+    config = replace(MFCC_ALONE, training=replace(WEIGHTED, accumulate=accumulate))
+    data = weighted_batch()
+    (before, after), totals = steps(config, optax.sgd(1.0), data)
+    (branch,) = forward(before.variables, data.waveforms, data.lengths, config=config)[0]
+    logits = np.asarray(branch.logits, np.float64)[:4]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
+    weights = np.array([0.5, 2.0, 3.0, 0.5])
+    np.testing.assert_allclose(totals.loss, -weights @ (targets * np.log(probabilities)).sum(axis=1), rtol=1e-5)
+    bias = [state.variables["params"]["mfcc_branch"]["classifier"]["bias"] for state in (before, after)]
+    np.testing.assert_allclose(bias[0] - bias[1], weights @ (probabilities - targets) / 6.0, rtol=1e-4)
+    # Each utterance is counted once, and none of the padding.
+    assert totals.utterances == 4
+    np.testing.assert_array_equal(totals.confusion.sum(axis=1), [2, 1, 1])
+
+
+def test_evaluation_knows_no_smoothing():
+    variables = create_state(MFCC_ALONE, 3, OPTIMIZER).variables
+    plain, found = (
+        jax.jit(partial(eval_step, config=replace(MFCC_ALONE, training=training)))(variables, batch(6, 4))
+        for training in (TrainingConfig(), WEIGHTED)
+    )
+    assert_close(found, plain, rtol=0)
+
+
+def test_smoothing_spreads_what_mixup_mixed():
+    """A loss is linear in its targets: where all targets are mixed alike, so is it in the share that is spread."""
+    losses = {}
+    for smoothing, alpha in ((0.0, 0.0), (0.0, 0.4), (0.2, 0.4), (0.8, 0.4)):
+        training = replace(WEIGHTED, label_smoothing=smoothing)
+        config = replace(MFCC_ALONE, training=training, augmentation=AugmentationConfig(mixup=alpha))
+        losses[smoothing, alpha] = float(steps(config, optax.sgd(0.1), weighted_batch())[1].loss)
+    rises = [losses[smoothing, 0.4] - losses[0.0, 0.4] for smoothing in (0.2, 0.8)]
+    assert abs(rises[0]) > 1e-3
+    assert rises[1] == pytest.approx(4 * rises[0], rel=1e-2)
+    assert losses[0.0, 0.0] != pytest.approx(losses[0.0, 0.4], rel=1e-2)
 
 
 def test_batch_norm_takes_the_parts_one_after_the_other():

@@ -97,10 +97,18 @@ def test_batches_are_padded_to_the_longest_of_them():
 
 @pytest.fixture(scope="module")
 def quick(settings):
-    """Compiled in a moment; the learning rate is another at each step, and falls in the steps that a run has."""
+    """Compiled in a moment; the learning rate falls in the steps that a run has, and its classes differ in weight."""
     model = ModelConfig(spectrogram_branch="none", mfcc_hidden=6, layers=1, dropout=0.2)
-    training = replace(settings.training, schedule="cosine", warmup=0.5, weight_decay=0.1)
-    return replace(settings, augmentation=AugmentationConfig(gain=6.0), model=model, training=training)
+    training = replace(
+        settings.training,
+        schedule="cosine",
+        warmup=0.5,
+        weight_decay=0.1,
+        label_smoothing=0.1,
+        class_weights="balanced",
+    )
+    corpus = replace(settings.corpus, label_map=("sad=neutral",))
+    return replace(settings, corpus=corpus, augmentation=AugmentationConfig(gain=6.0), model=model, training=training)
 
 
 def make_runs(folder, settings, kinds):

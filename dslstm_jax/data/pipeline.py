@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     lengths: Int[Any, " B"]
     labels: Int[Any, " B"]
     weights: Float[Any, " B"]
+    """How much each utterance's loss counts, and 0 for padding; figures count every utterance once."""
     examples: Int[Any, " B"]
     """Which utterance of the corpus each row is; random draws depend on it, not on the row or the device."""
 
@@ -169,6 +170,8 @@ class Loader:
     """Samples that batches may be padded to, shortest first."""
     sample_rate: int
     """Hertz."""
+    class_weights: tuple[float, ...]
+    """The weight of an utterance of each class."""
 
     @property
     def steps(self) -> int:
@@ -218,7 +221,7 @@ class Loader:
             weights = np.zeros(rows, np.float32)
             labels[: len(members)] = [classes[utterance.label] for utterance in utterances]
             examples[: len(members)] = members
-            weights[: len(members)] = 1
+            weights[: len(members)] = [self.class_weights[label] for label in labels[: len(members)]]
             return Batch(waveforms, lengths, labels, weights, examples)
 
         threads = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=READING_THREADS)
@@ -226,13 +229,33 @@ class Loader:
         return grain.experimental.ThreadPrefetchIterDataset(read_ahead.map(place), prefetch_buffer_size=PREFETCH)
 
 
+def balanced_weights(labels: Sequence[int], classes: int) -> tuple[float, ...]:
+    """The weight of an utterance of each class that makes all classes which occur weigh the same, and all utterances
+    together as many as they are: N / (C n) where n of N utterances are of the class.
+
+    Args:
+      labels: the class of each utterance.
+      classes: how many there are; one that does not occur weighs nothing, and is none of the C.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return tuple(np.where(counts > 0, weights, 0.0).tolist())
+
+
 def make_loader(
-    dataset: Dataset, members: Sequence[int], config: Config, batch_size: int, multiple: int = 1
+    dataset: Dataset,
+    members: Sequence[int],
+    config: Config,
+    batch_size: int,
+    multiple: int = 1,
+    *,
+    balanced: bool = False,
 ) -> Loader:
     """A loader whose padded lengths suit the dataset as config.data asks: all its sides share their programs.
 
     Batches have `batch_size` rows, or fewer if there are not as many members; then as many more as make it a
-    `multiple`, so that devices and parts of a step have the same number.
+    `multiple`, so that devices and parts of a step have the same number. Where `balanced`, the members weigh as
+    `balanced_weights` says, otherwise 1.
     """
     batch_size = -(-min(batch_size, len(members)) // multiple) * multiple
     padded_lengths = choose_lengths(
@@ -242,4 +265,9 @@ def make_loader(
         max_padding=config.data.max_padding,
         most=config.data.max_lengths,
     )
-    return Loader(dataset, tuple(members), batch_size, padded_lengths, config.features.sample_rate)
+    corpus = dataset.corpus
+    weights = (1.0,) * len(corpus.labels)
+    if balanced:
+        labels = [corpus.labels.index(corpus.utterances[member].label) for member in members]
+        weights = balanced_weights(labels, len(corpus.labels))
+    return Loader(dataset, tuple(members), batch_size, padded_lengths, config.features.sample_rate, weights)

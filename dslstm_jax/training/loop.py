@@ -231,7 +231,14 @@ def course(
     """
     config, training, devices = run.config, run.config.training, len(parallel.devices)
     choosing = CHOICES[training.choose].figure
-    train = make_loader(dataset, dataset.split.train, config, training.batch_size, devices * training.accumulate)
+    train = make_loader(
+        dataset,
+        dataset.split.train,
+        config,
+        training.batch_size,
+        devices * training.accumulate,
+        balanced=training.class_weights == "balanced",
+    )
     examined_sides = ("validation", "test") if training.choose == "test-best" else ("validation",)
     sides = {
         side: make_loader(dataset, getattr(dataset.split, side), config, training.evaluation_batch_size, devices)

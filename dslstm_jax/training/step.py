@@ -36,6 +36,7 @@ class Totals(NamedTuple):
     """Sums over utterances, so that totals of batches simply add up."""
 
     loss: Float[Array, ""]
+    """Weighted in training; the weights of an epoch add up to its utterances."""
     utterances: Float[Array, ""]
     confusion: Float[Array, "C C"]
 
@@ -77,7 +78,8 @@ def create_state(config: Config, classes: int, optimizer: optax.GradientTransfor
 def cross_entropy(
     branches: tuple[BranchLogits, ...], targets: Float[Array, "B C"], weights: Float[Array, " B"]
 ) -> Float[Array, ""]:
-    """p CE(logits_spectrogram) + (1 - p) CE(logits_mfcc), summed over the utterances (Wang et al. 2020)."""
+    """p CE(logits_spectrogram) + (1 - p) CE(logits_mfcc) times the weight, summed over the utterances (Wang et al.
+    2020)."""
     total = jnp.zeros(())
     for logits, share in branches:
         losses = optax.softmax_cross_entropy(logits, targets)
@@ -94,8 +96,9 @@ def _totals(
     loss: Float[Array, ""], branches: tuple[BranchLogits, ...], labels: Int[Array, " B"], weights: Float[Array, " B"]
 ) -> Totals:
     logits = average(branches)
-    confusion = confusion_matrix(labels, jnp.argmax(logits, axis=-1), weights, logits.shape[-1])
-    return Totals(loss, weights.sum(), confusion)
+    once = jnp.sign(weights)
+    confusion = confusion_matrix(labels, jnp.argmax(logits, axis=-1), once, logits.shape[-1])
+    return Totals(loss, once.sum(), confusion)
 
 
 def _add_devices(tree: T, axis_name: str | None) -> T:
@@ -115,8 +118,11 @@ class _Rows(NamedTuple):
 
 
 def _draw(state: TrainState, batch: Batch, config: Config, seed: int | Int[Array, ""]) -> _Rows:
-    """The batch with a key for each utterance, where anything is to be drawn, and mixed up if the config says so."""
+    """The batch with a key for each utterance, where anything is to be drawn; smoothed and mixed if the config says
+    so."""
     waveforms, targets, keys = batch.waveforms, _targets(state.variables, batch), None
+    if config.training.label_smoothing > 0:
+        targets = optax.smooth_labels(targets, config.training.label_smoothing)
     if is_on(config.augmentation) or config.model.dropout > 0:
         # Threefry by name: other generators' draws for an utterance depend on the rest of the batch.
         key = jax.random.key(seed, impl="threefry2x32")
@@ -184,7 +190,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Totals]:
-    """One step down the gradient of the mean loss over the batch's utterances; padded rows have weight 0.
+    """One step down the gradient of the batch's mean loss, weighted by `batch.weights`; padded rows have weight 0.
 
     With `axis_name`, `batch` is this device's share of the rows, and the step is that of all devices' rows together.
     Augmentation and dropout are drawn from (seed, step, example) alone, so that a resumed run draws what an unbroken
@@ -198,7 +204,10 @@ def train_step(
     rows = _draw(state, batch, config, config.training.seed if seed is None else seed)
     gradients, totals, batch_stats = _accumulate(state.variables, rows, config, synchronized)
     gradients, totals = _add_devices((gradients, totals), axis_name)
-    gradients = jax.tree.map(lambda leaf: leaf / totals.utterances, gradients)
+    weight = totals.utterances  # their sum, where each weighs 1
+    if config.training.class_weights != "none":
+        weight = _add_devices(rows.weights.sum(), axis_name)
+    gradients = jax.tree.map(lambda leaf: leaf / weight, gradients)
     if axis_name is not None and synchronized is None:
         batch_stats = jax.lax.pmean(batch_stats, axis_name)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.variables["params"])
