@@ -10,7 +10,16 @@ from dslstm_jax.config import Config, SplitConfig
 from dslstm_jax.data.corpora import Corpus, Utterance
 from dslstm_jax.data.folds import describe, make_folds
 from dslstm_jax.evaluation.compare import compare, read_comparable
-from dslstm_jax.evaluation.results import Outcome, summarize, write_results
+from dslstm_jax.evaluation.results import (
+    Outcome,
+    describe_protocol,
+    format_summary,
+    gather_predictions,
+    summarize,
+    summarize_ensemble,
+    write_results,
+)
+from dslstm_jax.evaluation.statistics import calibration_error
 
 LABELS = ("happy", "sad")
 ENVIRONMENT = {"commit": None, "command": ["dslstm"], "python": "3.11", "packages": {}, "devices": ["cpu"]}
@@ -78,13 +87,86 @@ def test_the_tables_name_every_run_and_pair(tmp_path, capsys):
     assert main(["compare", *map(str, paths)]) == 0
     whole, folds, pairs = capsys.readouterr().out.strip().split("\n\n")
     results = json.loads((paths[1] / "report" / "results.json").read_text())
-    assert f"{100 * results['figures']['ua']['mean']:.1f} %" in whole.splitlines()[2]
+    assert f"{100 * results['figures']['ua']['mean']:.1f} %" in whole.splitlines()[3]
     assert "speaker3, 3 folds, 1 seed, epoch chosen by validation UA" in whole
+    assert [line.split("  ")[0] for line in whole.splitlines()[1:]] == [
+        str(paths[0]),
+        f"{paths[0]}, ensemble of 2 seeds",
+        str(paths[1]),
+        str(paths[2]),
+        f"{paths[2]}, ensemble of 2 seeds",
+    ]
     assert f"{100 * results['figures']['ua']['of_folds'][1]:.1f} %" in folds.splitlines()[2]
     assert [line.split("  ")[0] for line in pairs.splitlines()[1:]] == [
-        f"{paths[j]} - {paths[i]}" for i, j in ((0, 1), (0, 2), (1, 2))
+        f"{paths[1]} - {paths[0]}",
+        f"{paths[2]} - {paths[0]}",
+        f"{paths[2]} - {paths[0]}, ensembles",
+        f"{paths[2]} - {paths[1]}",
     ]
     assert "(3 pairs)" in pairs.splitlines()[1]
+    assert "(6 pairs)" in pairs.splitlines()[2]
+    assert "(3 pairs)" in pairs.splitlines()[3]
+
+
+ENSEMBLE_PROBABILITIES = {
+    0: [[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.2, 0.8]],
+    1: [[0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.7, 0.3]],
+    2: [[0.4, 0.6], [0.6, 0.4], [0.4, 0.6], [0.3, 0.7]],
+}
+
+
+def test_an_ensemble_answers_by_the_mean_of_its_seeds_probabilities():
+    """The means are (.7 .3) (.43 .57) (.57 .43) (.4 .6): of happy, happy, sad, sad the outer two are right."""
+    utterances = tuple(
+        Utterance(f"{place}.wav", label, speaker)
+        for place, (label, speaker) in enumerate([("happy", "a"), ("happy", "b"), ("sad", "a"), ("sad", "b")])
+    )
+    outcomes = [
+        Outcome(fold, seed, 1, tuple(rows), np.array(found)[rows])
+        for seed, found in ENSEMBLE_PROBABILITIES.items()
+        for fold, rows in enumerate(([0, 2], [1, 3]))
+    ]
+    predictions = gather_predictions(Corpus("made", LABELS, utterances), outcomes)
+    np.testing.assert_allclose(
+        predictions.ensemble.probabilities,
+        [[[0.7, 0.3], [1.7 / 3, 1.3 / 3], [1.3 / 3, 1.7 / 3], [0.4, 0.6]]],
+    )
+    ensemble = summarize_ensemble(predictions)
+    assert ensemble["name"] == "ensemble of 3 seeds"
+    for figure in ensemble["figures"].values():
+        assert figure["intervals"].keys() == {"utterances", "speakers"}
+    assert ensemble["figures"]["wa"]["of_folds"] == [0.5, 0.5]
+    assert ensemble["figures"]["ua"]["pooled"] == 0.5
+    assert ensemble["calibration_error"]["of_seeds"] == [
+        pytest.approx(calibration_error(predictions.ensemble.probabilities[0], predictions.truths))
+    ]
+    assert summarize_ensemble(predictions.ensemble) is None
+
+
+def test_the_ensemble_is_named_beside_the_mean_over_seeds(tmp_path):
+    several, single = (crossed(tmp_path / str(seeds), wrong=3, seeds=seeds) / "report" for seeds in (2, 1))
+    report = (several / "report.md").read_text()
+    assert report.index("| test of | utterances |") < report.index("| ensemble of 2 seeds | utterances |")
+    assert report.count("| 95 % over speakers |") == 2
+    results = json.loads((several / "results.json").read_text())
+    runs, ensemble = format_summary(results).splitlines()
+    assert runs.startswith("test WA ")
+    assert ensemble.startswith("ensemble of 2 seeds, test WA ")
+    assert ensemble.endswith(describe_protocol(results) + ")")
+    assert "nsemble" not in (single / "report.md").read_text()
+    assert json.loads((single / "results.json").read_text())["ensemble"] is None
+
+
+def test_results_of_before_there_were_ensembles_are_read(tmp_path, capsys):
+    paths = [crossed(tmp_path / name, wrong=wrong) for name, wrong in (("old", 3), ("new", 8))]
+    assert main(["compare", *map(str, paths)]) == 0
+    expected = capsys.readouterr().out
+    file = paths[0] / "report" / "results.json"
+    old = json.loads(file.read_text())
+    del old["ensemble"]
+    file.write_text(json.dumps(old))
+    assert main(["compare", *map(str, paths)]) == 0
+    assert capsys.readouterr().out == expected
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ def test_the_figures_are_those_of_the_predictions(crossed):
     for unit in ("utterances", "speakers"):
         low, high = figure["intervals"][unit]
         assert low <= figure["pooled"] <= high
+    together = probabilities.mean(axis=0).argmax(axis=-1)
+    answers = np.stack([together] * 2)
+    of_folds = [ua(0, folds == fold) for fold in range(3)]
+    assert results["ensemble"]["name"] == "ensemble of 2 seeds"
+    figure = results["ensemble"]["figures"]["ua"]
+    np.testing.assert_allclose(figure["of_folds"], of_folds)
+    np.testing.assert_allclose(figure["mean"], np.mean(of_folds))
+    np.testing.assert_allclose(figure["pooled"], ua(0, folds >= 0))
+    assert figure["deviation_of_seeds"] is None
     # dslstm evaluate says the same of a run.
     run = next(run for run in results["runs"] if (run["fold"], run["seed"]) == (1, 1))
     assert run["epoch"] == load_best(open_run(crossed / "fold1_seed1"))[1]

@@ -10,14 +10,14 @@ import numpy as np
 from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.summary import align
 from dslstm_jax.errors import RunError
-from dslstm_jax.evaluation.report import format_percent
+from dslstm_jax.evaluation.report import format_mean, format_percent
 from dslstm_jax.evaluation.results import (
     FIGURES,
     NAMES,
     Predictions,
     describe_protocol,
-    format_mean,
     read_results,
+    summarize_ensemble,
 )
 from dslstm_jax.evaluation.statistics import Interval, bootstrap, interval, sign_flip_test, two_sided
 from dslstm_jax.training.metrics import unweighted_accuracy
@@ -125,13 +125,18 @@ def _mean_ua(values: np.ndarray) -> np.ndarray:
 
 
 def format_comparison(runs: Sequence[Compared]) -> str:
-    """Tables of the figures, of each fold's UA, and of all pairs' differences."""
+    """Tables of the figures, of each fold's UA, and of all pairs' differences; ensembles of seeds beside the runs."""
     names = [str(run.path) for run in runs]
     whole: list[tuple[str, ...]] = [("", *NAMES.values(), "ECE", "protocol")]
     for run, name in zip(runs, names, strict=True):
-        figures = [format_mean(run.results["figures"][figure]) for figure in FIGURES]
-        error = format_percent(run.results["calibration_error"]["mean"])
-        whole.append((name, *figures, error, describe_protocol(run.results)))
+        rows = [(name, run.results)]
+        ensemble = summarize_ensemble(run.predictions)  # results.json of before there were ensembles has none
+        if ensemble:
+            rows.append((f"{name}, {ensemble['name']}", ensemble))
+        for label, row in rows:
+            figures = [format_mean(row["figures"][figure]) for figure in FIGURES]
+            error = format_percent(row["calibration_error"]["mean"])
+            whole.append((label, *figures, error, describe_protocol(run.results)))
     folds: list[tuple[str, ...]] = [("UA", *names)]
     for number in range(len(runs[0].results["folds"])):
         values = [format_percent(run.results["figures"]["ua"]["of_folds"][number]) for run in runs]
@@ -140,11 +145,17 @@ def format_comparison(runs: Sequence[Compared]) -> str:
         ("difference of pooled UA", "points", "95 % over utterances", "95 % over speakers", "p over folds x seeds")
     ]
     for (one, ours), (other, theirs) in combinations(list(zip(runs, names, strict=True)), 2):
-        found = compare(one.predictions, other.predictions)
-        cells = [_format_interval(found.intervals.get(unit)) for unit in ("utterances", "speakers")]
-        runs_p = f"{found.p_of_runs:.3f} ({found.runs} pairs)"
-        pairs.append((f"{theirs} - {ours}", f"{100 * found.pooled:+.1f}", *cells, runs_p))
+        pair = f"{theirs} - {ours}"
+        pairs.append((pair, *_describe_difference(compare(one.predictions, other.predictions))))
+        if min(len(run.predictions.probabilities) for run in (one, other)) > 1:
+            found = compare(one.predictions.ensemble, other.predictions.ensemble)
+            pairs.append((f"{pair}, ensembles", *_describe_difference(found)))
     return "\n\n".join(align(table, left=1) for table in (whole, folds, pairs))
+
+
+def _describe_difference(found: Difference) -> tuple[str, ...]:
+    cells = [_format_interval(found.intervals.get(unit)) for unit in ("utterances", "speakers")]
+    return f"{100 * found.pooled:+.1f}", *cells, f"{found.p_of_runs:.3f} ({found.runs} pairs)"
 
 
 def _format_interval(found: tuple[Interval, float] | None) -> str:

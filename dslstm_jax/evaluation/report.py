@@ -222,6 +222,23 @@ def format_percent(share: float, decimals: int = 1) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.{decimals}f} %"
 
 
+def format_mean(figure: Mapping[str, Any]) -> str:
+    """A figure of a cross-validation, such as "61.3 % ± 4.2": the mean over runs and the deviation of the folds."""
+    deviation = figure["deviation_of_folds"]
+    return format_percent(figure["mean"]) + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def format_interval(figure: Mapping[str, Any], unit: str) -> str:
+    """Such as "58.0 to 64.1 %"; a dash where the unit, utterances or speakers, was not resampled."""
+    found = figure["intervals"].get(unit)
+    return "-" if found is None else f"{100 * found[0]:.1f} to {100 * found[1]:.1f} %"
+
+
+def format_points(deviation: float | None) -> str:
+    """Percentage points; a dash for None."""
+    return "-" if deviation is None else f"{100 * deviation:.1f}"
+
+
 def cell(text: str) -> str:
     """Text that may stand in a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")

@@ -1,7 +1,7 @@
 """What a cross-validation says: results.json with all figures and predictions, and report.md for people."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ from jaxtyping import Float, Int
 from dslstm_jax.config import Config, to_dict
 from dslstm_jax.data.corpora import Corpus
 from dslstm_jax.errors import RunError
-from dslstm_jax.evaluation.report import cell, draw_confusion, draw_curves, format_percent
+from dslstm_jax.evaluation.report import (
+    cell,
+    draw_confusion,
+    draw_curves,
+    format_interval,
+    format_mean,
+    format_percent,
+    format_points,
+)
 from dslstm_jax.evaluation.statistics import (
     RESAMPLES,
     bootstrap,
@@ -22,7 +30,7 @@ from dslstm_jax.evaluation.statistics import (
 )
 from dslstm_jax.files import make_folder, to_json, write_text
 from dslstm_jax.training.checkpoint import CHOICES
-from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.training.metrics import Matrix, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.run import Record, read_json
 
 FIGURES = {"wa": weighted_accuracy, "ua": unweighted_accuracy, "macro_f1": macro_f1}
@@ -76,6 +84,11 @@ class Predictions:
     def matrices(self) -> Float[np.ndarray, "N S C C"]:
         """Each utterance's confusion matrix under each seed."""
         return unit_matrices(self.truths, self.probabilities.argmax(axis=-1), len(self.labels))
+
+    @property
+    def ensemble(self) -> "Predictions":
+        """Those of all seeds together, as of a single one: the mean of their probabilities."""
+        return replace(self, probabilities=self.probabilities.mean(axis=0, keepdims=True))
 
     @property
     def by_fold(self) -> Float[np.ndarray, "K S C C"]:
@@ -151,11 +164,10 @@ def summarize(
       throughput: None where nothing was trained.
     """
     predictions = gather_predictions(corpus, outcomes)
-    matrices, pooled = predictions.by_fold, predictions.matrices.sum(axis=0)
-    values = {name: figure(matrices) for name, figure in FIGURES.items()}
+    pooled = predictions.matrices.sum(axis=0)
+    values = {name: figure(predictions.by_fold) for name, figure in FIGURES.items()}
     seeds = sorted({outcome.seed for outcome in outcomes})
     places = {fold: place for place, fold in enumerate(np.unique(predictions.folds).tolist())}
-    errors = [calibration_error(seed, predictions.truths) for seed in predictions.probabilities]
     recall = recalls(pooled)
     return {
         "corpus": corpus.name,
@@ -164,8 +176,8 @@ def summarize(
         "chosen": CHOICES[config.training.choose].words,
         "labels": list(corpus.labels),
         "seeds": seeds,
-        "figures": {name: _figure(name, values[name], predictions) for name in FIGURES},
-        "calibration_error": {"mean": float(np.mean(errors)), "of_seeds": errors},
+        **_figures(predictions),
+        "ensemble": summarize_ensemble(predictions),
         "recalls": {
             label: {"utterances": int(np.sum(predictions.truths == index)), "mean": float(recall[:, index].mean())}
             for index, label in enumerate(corpus.labels)
@@ -185,9 +197,23 @@ def summarize(
     }
 
 
-def _figure(name: str, values: Float[np.ndarray, "K S"], predictions: Predictions) -> dict[str, Any]:
+def summarize_ensemble(predictions: Predictions) -> dict[str, Any] | None:
+    """The figures of the seeds' ensemble, with its name; None where there is one seed."""
+    seeds = len(predictions.probabilities)
+    return {"name": f"ensemble of {seeds} seeds", **_figures(predictions.ensemble)} if seeds > 1 else None
+
+
+def _figures(predictions: Predictions) -> dict[str, Any]:
+    errors = [calibration_error(seed, predictions.truths) for seed in predictions.probabilities]
+    return {
+        "figures": {name: _figure(figure, predictions) for name, figure in FIGURES.items()},
+        "calibration_error": {"mean": float(np.mean(errors)), "of_seeds": errors},
+    }
+
+
+def _figure(figure: Callable[[Matrix], Any], predictions: Predictions) -> dict[str, Any]:
     """One figure: mean over seeds of each fold, mean and deviations over runs, and that of the pooled predictions."""
-    figure = FIGURES[name]
+    values = figure(predictions.by_fold)
     return {
         "of_folds": values.mean(axis=1).tolist(),
         "mean": float(values.mean()),
@@ -278,54 +304,34 @@ def _mean_record(epoch: Sequence[Record]) -> Record:
     return {name: mean([record[name] for record in epoch]) for name in epoch[0]}
 
 
-def format_mean(figure: Mapping[str, Any]) -> str:
-    """Such as "61.3 % +- 4.2": the mean over runs and the deviation of the folds."""
-    deviation = figure["deviation_of_folds"]
-    return format_percent(figure["mean"]) + ("" if deviation is None else f" ± {100 * deviation:.1f}")
-
-
 def format_summary(results: Mapping[str, Any]) -> str:
-    """One line for a terminal: the figures and the protocol they came about by."""
-    figures = ", ".join(f"{NAMES[name]} {format_mean(results['figures'][name])}" for name in FIGURES)
-    return f"test {figures} ({describe_protocol(results)})"
-
-
-def _interval(figure: Mapping[str, Any], unit: str) -> str:
-    found = figure["intervals"].get(unit)
-    return "-" if found is None else f"{100 * found[0]:.1f} to {100 * found[1]:.1f} %"
+    """For a terminal: the figures of the runs, those of their ensemble, and the protocol they came about by."""
+    told, ensemble = [("test", results["figures"])], results["ensemble"]
+    if ensemble:
+        told.append((f"{ensemble['name']}, test", ensemble["figures"]))
+    return "\n".join(
+        f"{name} {', '.join(f'{NAMES[figure]} {format_mean(figures[figure])}' for figure in FIGURES)} "
+        f"({describe_protocol(results)})"
+        for name, figures in told
+    )
 
 
 def _report(results: Mapping[str, Any], title: str, protocol: str) -> list[str]:
-    figures, environment = results["figures"], results["environment"]
-    folds, labels = results["folds"], results["labels"]
+    environment, folds, labels = results["environment"], results["folds"], results["labels"]
     names = ", ".join(NAMES.values())
     lines = [
         f"# {title}",
         "",
         f"Protocol: {protocol}.",
         "",
-        "| test of | utterances | WA | UA | macro-F1 |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for number, fold in enumerate(folds):
-        values = " | ".join(format_percent(figures[name]["of_folds"][number]) for name in FIGURES)
-        lines.append(f"| fold {number} | {fold['test']['utterances']} | {values} |")
-    tested = sum(fold["test"]["utterances"] for fold in folds)
-    rows = [
-        ("mean ± deviation of folds", [format_mean(figures[name]) for name in FIGURES]),
-        ("deviation of seeds", [_points(figures[name]["deviation_of_seeds"]) for name in FIGURES]),
-        ("pooled", [format_percent(figures[name]["pooled"]) for name in FIGURES]),
-        ("95 % over utterances", [_interval(figures[name], "utterances") for name in FIGURES]),
-        ("95 % over speakers", [_interval(figures[name], "speakers") for name in FIGURES]),
-    ]
-    lines += [f"| {row} | {tested} | {' | '.join(cells)} |" for row, cells in rows]
-    lines += [
+        *_table("test of", results["figures"], folds),
         "",
         f"A fold's figures are means over the seeds {', '.join(map(str, results['seeds']))}. Pooled: {names} of the "
         f"predictions of all folds together; the intervals are theirs, by {RESAMPLES} bootstrap resamples.",
         "",
         f"Calibration error (ECE, 15 bins): {format_percent(results['calibration_error']['mean'])}.",
         "",
+        *(_report_ensemble(results["ensemble"], folds) if results["ensemble"] else []),
         "| class | utterances | recall |",
         "|---|---:|---:|",
         *(
@@ -364,8 +370,36 @@ def _report(results: Mapping[str, Any], title: str, protocol: str) -> list[str]:
     return lines
 
 
-def _points(deviation: float | None) -> str:
-    return "-" if deviation is None else f"{100 * deviation:.1f}"
+def _report_ensemble(ensemble: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        *_table(ensemble["name"], ensemble["figures"], folds),
+        "",
+        "The ensemble is one predictor: the mean of the probabilities that the runs of all seeds give an utterance. "
+        f"Its calibration error: {format_percent(ensemble['calibration_error']['mean'])}.",
+        "",
+    ]
+
+
+def _table(heading: str, figures: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every fold's figures, and what they come to."""
+    tested = [fold["test"]["utterances"] for fold in folds]
+
+    def row(name: str, utterances: int, tell: Callable[[Mapping[str, Any]], str]) -> str:
+        return f"| {name} | {utterances} | {' | '.join(tell(figures[figure]) for figure in FIGURES)} |"
+
+    def of_fold(number: int) -> Callable[[Mapping[str, Any]], str]:
+        return lambda figure: format_percent(figure["of_folds"][number])
+
+    return [
+        f"| {heading} | utterances | {' | '.join(NAMES.values())} |",
+        "|---|---:|---:|---:|---:|",
+        *(row(f"fold {number}", count, of_fold(number)) for number, count in enumerate(tested)),
+        row("mean ± deviation of folds", sum(tested), format_mean),
+        row("deviation of seeds", sum(tested), lambda figure: format_points(figure["deviation_of_seeds"])),
+        row("pooled", sum(tested), lambda figure: format_percent(figure["pooled"])),
+        row("95 % over utterances", sum(tested), lambda figure: format_interval(figure, "utterances")),
+        row("95 % over speakers", sum(tested), lambda figure: format_interval(figure, "speakers")),
+    ]
 
 
 def _speakers_of(part: Mapping[str, Any]) -> str:
