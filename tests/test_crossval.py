@@ -193,6 +193,15 @@ def test_a_terminated_crossval_saves_and_vmap_ends_as_one_by_one(
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
+def test_a_crossval_begun_before_there_was_a_setting_goes_on(config, crossed, tmp_path):
+    shutil.copytree(crossed, tmp_path / "run")
+    for file in (tmp_path / "run" / "crossval.json", *(tmp_path / "run").glob("*/config.json")):
+        settings = json.loads(file.read_text())
+        del settings["training"]["schedule"]
+        file.write_text(json.dumps(settings))
+    assert crossval(config, tmp_path / "run", "--resume") == 0
+
+
 def test_the_last_epoch_can_be_chosen(config, crossed, tmp_path):
     shutil.copytree(crossed, tmp_path / "run")
     assert crossval(config, tmp_path / "other", "--crossval.choose", "last", "--seeds", "1") == 0

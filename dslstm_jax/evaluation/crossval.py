@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dslstm_jax.config import Config, to_dict
+from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.folds import Split, describe, make_folds
 from dslstm_jax.errors import RunError
@@ -131,7 +131,10 @@ def _begin(
     config = replace(config, split=replace(config.split, fold=0))
     settings = {**to_dict(config), "seeds": seeds}
     if resume and file.exists():
-        check_same_settings(path, read_json(file), settings)
+        begun = read_json(file)
+        kept = {name: value for name, value in begun.items() if name != "seeds"}
+        # Read as a config, it has the settings that there were not yet when it was begun.
+        check_same_settings(path, {**to_dict(from_dict(kept, str(file))), "seeds": begun["seeds"]}, settings)
     elif parallel.leads:
         if file.exists():
             raise RunError(f"{path} holds a cross-validation already; go on with --resume or give another --workdir")
