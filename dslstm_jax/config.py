@@ -204,9 +204,12 @@ class ModelConfig:
     """How the DS-LSTM's gates and outputs are normalized. step: by the batch at each step and running statistics of
     each step, which needs stretched spectrograms; shared: as step, but with running statistics of all steps
     together; layer: each row by itself; none: not at all."""
+    bidirectional: bool = False
+    """Each recurrent layer also runs, with weights of its own, from the last frame to the first; the next one and the
+    pooling read both outputs side by side."""
 
 
-BEYOND_THE_PAPER = ("normalize", "pooling", "recurrent_norm")
+BEYOND_THE_PAPER = ("normalize", "pooling", "recurrent_norm", "bidirectional")
 """Fields of ModelConfig whose defaults say what the authors' networks do, and which no weight shows."""
 
 
@@ -361,7 +364,7 @@ def _validate(config: Config) -> None:
             f"model.kernels names {kernels} kernels for {spectrograms} features.spectrograms; give one for each"
         )
     frames = [spectrogram.frames for spectrogram in config.features.spectrograms]
-    if min(frames) < 0:
+    if min(frames, default=0) < 0:
         raise ConfigError(
             f"features.spectrograms: frames are {frames}; they must be at least 0, which does not stretch"
         )
