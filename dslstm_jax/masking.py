@@ -1,5 +1,6 @@
 """Padding is data: lengths become masks, and a masked value never reaches a result or a gradient."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,6 +20,23 @@ def masked_mean(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Floa
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(values.dtype)
     return zero_padding(values, mask).sum(axis=1) / count
+
+
+@jax.custom_vjp
+def reverse_frames(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B T F"]:
+    """Each row's valid frames, which come first, from the last to the first; the others stay where they are.
+
+    Doing it twice undoes it, and so its gradient is the same gather; autodiff would scatter.
+    """
+    frames, last = jnp.arange(values.shape[1]), mask.sum(axis=1, keepdims=True) - 1
+    sources = jnp.where(mask, last - frames, frames)
+    return jnp.take_along_axis(values, sources[:, :, None], axis=1, mode="clip")
+
+
+reverse_frames.defvjp(
+    lambda values, mask: (reverse_frames(values, mask), mask),
+    lambda mask, of_outputs: (reverse_frames(of_outputs, mask), None),
+)
 
 
 def whole_frames(samples: Int[Array, " B"], frame_length: int, hop_length: int) -> Int[Array, " B"]:

@@ -1,5 +1,8 @@
 """The paper's branches: each reads its features and gives logits of its own."""
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.convolution import smallest_size
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features.augmentation import Purpose
-from dslstm_jax.masking import length_mask
+from dslstm_jax.masking import length_mask, reverse_frames
 from dslstm_jax.models.cnn import CNN
 from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
 from dslstm_jax.models.pooling import Pooling
@@ -20,6 +23,8 @@ SPECTROGRAM_PLACES = 100
 
 Spectrograms = tuple[Float[Array, "B T F"], ...]
 Lengths = tuple[Int[Array, " B"], ...]
+Recurrence = Callable[..., Float[Array, "B T H"]]
+"""Of one or more sequences."""
 
 
 def shortest_recording(config: Config) -> int:
@@ -93,22 +98,67 @@ def drop(x: Float[Array, "B T H"], keys: Key[Array, " B"] | None, rate: float, p
     return x if factors is None else x * factors[:, None]
 
 
+def both_ways(
+    forward: Recurrence, backward: Recurrence, mask: Bool[Array, "B T"], *sequences: Float[Array, "B T F"]
+) -> Float[Array, "B T 2*H"]:
+    """One recurrence from the first frame to the last and one from the last to the first, side by side."""
+    reverse = partial(reverse_frames, mask=mask)
+    return jnp.concatenate([forward(*sequences), reverse(backward(*map(reverse, sequences)))], axis=-1)
+
+
 def lstm_layers(
-    layers: list[LSTMLayer],
+    name: str,
+    hidden: int,
     x: Float[Array, "B T F"],
     mask: Bool[Array, "B T"],
     keys: Key[Array, " B"] | None,
     config: ModelConfig,
     place: int,
-) -> Float[Array, "B T H"]:
-    """The layers from below and the dropout after each, which is told apart by `place`, `place` + 1, ..."""
-    rate, widths = config.dropout, [x.shape[-1], *(layer.hidden for layer in layers)]
-    weights = [layer(width) for layer, width in zip(layers, widths, strict=False)]
-    factors = [drop_factors(x, keys, rate, place + index, size) for index, size in enumerate(widths[1:-1])]
-    outputs, _ = lstm_stack(
-        weights, x, mask, factors=factors, remat_every=config.remat_every, backend=config.lstm_backend
-    )
-    return drop(outputs, keys, rate, place + len(layers) - 1)
+) -> Float[Array, "B T D"]:
+    """The layers from below, called `name`_0 and so on, and the dropout after each, told apart by `place` and so on.
+
+    Returns:
+      The outputs of the last one; D = H or, both ways, 2H.
+    """
+    rate = config.dropout
+    run = partial(lstm_stack, mask=mask, remat_every=config.remat_every, backend=config.lstm_backend)
+    if config.bidirectional:
+        for layer in range(config.layers):
+            weights = [LSTMLayer(hidden, name=f"{name}_{layer}{way}")(x.shape[-1]) for way in ("", "_reverse")]
+            forward, backward = ((lambda x, own=own: run([own], x)[0]) for own in weights)
+            x = drop(both_ways(forward, backward, mask, x), keys, rate, place + layer)
+        return x
+    widths = [x.shape[-1]] + [hidden] * (config.layers - 1)
+    weights = [LSTMLayer(hidden, name=f"{name}_{layer}")(width) for layer, width in enumerate(widths)]
+    factors = [drop_factors(x, keys, rate, place + layer, hidden) for layer in range(config.layers - 1)]
+    outputs, _ = run(weights, x, factors=factors)
+    return drop(outputs, keys, rate, place + config.layers - 1)
+
+
+def ds_lstm_layers(
+    x: Float[Array, "B T X"],
+    y: Float[Array, "B T Y"],
+    mask: Bool[Array, "B T"],
+    keys: Key[Array, " B"] | None,
+    config: ModelConfig,
+    *,
+    train: bool,
+    axis_name: str | None = None,
+) -> Float[Array, "B T D"]:
+    """The layers from below, which all read the same y, and the dropout after each; D as in `lstm_layers`."""
+
+    def make(name: str) -> Recurrence:
+        layer = DSLSTMLayer(config.hidden, config.remat_every, axis_name, config.recurrent_norm, name=name)
+        return partial(layer, mask=mask, train=train)
+
+    for layer in range(config.layers):
+        forward = make(f"ds_lstm_{layer}")
+        if config.bidirectional:
+            x = both_ways(forward, make(f"ds_lstm_{layer}_reverse"), mask, x, y)
+        else:
+            x = forward(x, y)
+        x = drop(x, keys, config.dropout, SPECTROGRAM_PLACES + layer)
+    return x
 
 
 def classify(classes: int, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:
@@ -127,9 +177,8 @@ class MFCCBranch(nn.Module):
     def __call__(
         self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B C"]:
-        hidden = self.config.mfcc_hidden
-        layers = [LSTMLayer(hidden, name=f"lstm_{layer}") for layer in range(self.config.layers)]
-        x = lstm_layers(layers, mfcc.astype(self.config.dtype), mask, keys, self.config, place=0)
+        config = self.config
+        x = lstm_layers("lstm", config.mfcc_hidden, mfcc.astype(config.dtype), mask, keys, config, place=0)
         return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))
 
 
@@ -170,12 +219,12 @@ class CNNLSTMBranch(SpectrogramBranch):
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
-        pooled, hidden = [], self.config.hidden
+        pooled, config = [], self.config
         for index, (x, valid) in enumerate(self.sequences(spectrograms, lengths, train)):
             mask = self.mask(valid, x.shape[1])
-            layers = [LSTMLayer(hidden, name=f"lstm_{index}_{layer}") for layer in range(self.config.layers)]
-            x = lstm_layers(layers, x, mask, keys, self.config, SPECTROGRAM_PLACES * (1 + index))
-            pooled.append(Pooling(self.config.pooling, name=f"pooling_{index}")(x, mask))
+            place = SPECTROGRAM_PLACES * (1 + index)
+            x = lstm_layers(f"lstm_{index}", config.hidden, x, mask, keys, config, place)
+            pooled.append(Pooling(config.pooling, name=f"pooling_{index}")(x, mask))
         return classify(self.classes, jnp.concatenate(pooled, axis=-1))
 
 
@@ -194,10 +243,5 @@ class DSLSTMBranch(SpectrogramBranch):
         (x, x_lengths), (y, y_lengths) = self.sequences(spectrograms, lengths, train)
         x, y, valid = align(x, x_lengths, y, y_lengths)
         mask = self.mask(valid, x.shape[1])
-        config = self.config
-        for layer in range(config.layers):
-            ds_lstm = DSLSTMLayer(
-                config.hidden, config.remat_every, self.axis_name, config.recurrent_norm, name=f"ds_lstm_{layer}"
-            )
-            x = drop(ds_lstm(x, y, mask, train=train), keys, config.dropout, SPECTROGRAM_PLACES + layer)
+        x = ds_lstm_layers(x, y, mask, keys, self.config, train=train, axis_name=self.axis_name)
         return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))
