@@ -316,11 +316,14 @@ def test_bfloat16_sequences_give_float32_gradients():
     assert products >= 9  # x, y and h: forward, for the kernel, for the sequence
 
 
-def test_devices_train_together():
+@pytest.mark.parametrize("norm", ["step", "shared"])
+def test_devices_train_together(norm):
     """Rows shared by two devices, whose statistics are one: the outputs and gradients of all rows on one."""
 
     def loss(weights, x, y, mask, axis_name=None):
-        outputs, _, new = ds_lstm(weights, x, y, mask, statistics=some_statistics(T), train=True, axis_name=axis_name)
+        outputs, _, new = ds_lstm(
+            weights, x, y, mask, statistics=statistics_of(norm), train=True, norm=norm, axis_name=axis_name
+        )
         return jnp.sum(jnp.sin(jnp.cumsum(outputs, axis=1))), new
 
     gradient = partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)

@@ -13,8 +13,7 @@ from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import Contender, compare, compile_program, measuring_notes, noise, race
 from dslstm_jax.benchmark.peers import Pass, ds_lstm_peers, lstm_peers
 from dslstm_jax.config import ModelConfig, SweepConfig
-from dslstm_jax.models.branches import lstm_layers
-from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer
+from dslstm_jax.models.branches import ds_lstm_layers, lstm_layers
 
 WIDTHS = {"lstm": (39,), "ds_lstm": (496, 1008)}
 """Features of the input sequences in the paper's system: the MFCC, and the outputs of the two CNNs."""
@@ -28,12 +27,10 @@ class Layers(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array | None = None, *, train: bool) -> jax.Array:
-        mask, names = jnp.ones(x.shape[:2], bool), [f"layer_{layer}" for layer in range(self.layers)]
+        mask, config = jnp.ones(x.shape[:2], bool), ModelConfig(layers=self.layers, hidden=self.hidden)
         if y is None:
-            return lstm_layers([LSTMLayer(self.hidden, name=name) for name in names], x, mask, None, ModelConfig(), 0)
-        for name in names:
-            x = DSLSTMLayer(self.hidden, name=name)(x, y, mask, train=train)
-        return x
+            return lstm_layers("lstm", self.hidden, x, mask, None, config, place=0)
+        return ds_lstm_layers(x, y, mask, None, config, train=train)
 
 
 def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:

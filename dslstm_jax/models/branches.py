@@ -148,7 +148,13 @@ def ds_lstm_layers(
     """The layers from below, which all read the same y, and the dropout after each; D as in `lstm_layers`."""
 
     def make(name: str) -> Recurrence:
-        layer = DSLSTMLayer(config.hidden, config.remat_every, axis_name, config.recurrent_norm, name=name)
+        layer = DSLSTMLayer(
+            config.hidden,
+            remat_every=config.remat_every,
+            axis_name=axis_name,
+            norm=config.recurrent_norm,
+            name=name,
+        )
         return partial(layer, mask=mask, train=train)
 
     for layer in range(config.layers):

@@ -1,7 +1,7 @@
 """Linen shells that own the weights of the plain functions, initialized as PyTorch does."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -157,8 +157,8 @@ class DSLSTMLayer(nn.Module):
             output_statistics.update(statistics.output)
         return outputs
 
-    def affine(self, name: str, initial: float, size: int) -> Float[Array, " F"] | None:
-        """A scale or shift, where anything is normalized."""
+    def affine(self, name: str, initial: float, size: int) -> Any:
+        """A scale or shift, or None where nothing is normalized."""
         return None if self.norm == "none" else self.param(name, nn.initializers.constant(initial), (size,))
 
 

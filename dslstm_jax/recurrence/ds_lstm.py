@@ -48,7 +48,10 @@ FRAMES_AT_ONCE = 32
 
 
 class DSLSTMWeights(NamedTuple):
-    """Columns in blocks of H: the gates f, i_T, o, i_F, then the candidates c~_T (of x) and c~_F (of y)."""
+    """Columns in blocks of H: the gates f, i_T, o, i_F, then the candidates c~_T (of x) and c~_F (of y).
+
+    Scales and shifts are None where the norm is none.
+    """
 
     x_kernel: Float[Array, "X 5*H"]
     """f, i_T, o, i_F, c~_T."""
@@ -57,11 +60,10 @@ class DSLSTMWeights(NamedTuple):
     recurrent_kernel: Float[Array, "H 6*H"]
     """f, i_T, o, i_F, c~_T, c~_F."""
     bias: Float[Array, " 6*H"]
-    gate_scale: Float[Array, " 4*H"] | None
-    """This and the following: None where nothing is normalized."""
-    gate_shift: Float[Array, " 4*H"] | None
-    output_scale: Float[Array, " H"] | None
-    output_shift: Float[Array, " H"] | None
+    gate_scale: Float[Array, " 4*H"]
+    gate_shift: Float[Array, " 4*H"]
+    output_scale: Float[Array, " H"]
+    output_shift: Float[Array, " H"]
 
 
 class DSLSTMStatistics(NamedTuple):
@@ -102,7 +104,7 @@ def _precise(dtype: Any) -> Any:
 
 
 def _normalize_rows(
-    norm: Norm, gates: Float[Array, "B 4*H"], scale: Float[Array, " 4*H"] | None, shift: Float[Array, " 4*H"] | None
+    norm: Norm, gates: Float[Array, "B 4*H"], scale: Float[Array, " 4*H"], shift: Float[Array, " 4*H"]
 ) -> Float[Array, "B 4*H"]:
     """What needs no batch: each gate of each row by itself, or nothing."""
     if norm == "none":
@@ -269,16 +271,15 @@ def _replace_rows(old: Statistics, new: Statistics) -> Statistics:
     )
 
 
-def _remember(
-    norm: Norm, running: DSLSTMStatistics, rows: Statistics, gates: Moments, output: Moments
-) -> DSLSTMStatistics:
-    """The running statistics after a batch, of its moments at each step; `rows` are the gates' at these steps."""
+def _remember(norm: Norm, running: DSLSTMStatistics, gates: Moments, output: Moments) -> DSLSTMStatistics:
+    """The running statistics after a batch, of its moments at each step."""
     if norm == "shared":
         return DSLSTMStatistics(
             update_running(running.gates, pool_moments(gates)), update_running(running.output, pool_moments(output))
         )
     # One set of statistics for the outputs, that meets the steps one after the other.
     after, _ = lax.scan(lambda before, batch: (update_running(before, batch), None), running.output, output)
+    rows = _rows(running.gates, len(gates.size))
     return DSLSTMStatistics(_replace_rows(running.gates, update_running(rows, gates)), after)
 
 
@@ -348,7 +349,7 @@ def ds_lstm(
     elif train:
         moments = masked_moments(hidden, mask.T[..., None], (1,), axis_name, statistics.output.mean)
         outputs = normalize(hidden, jax.tree.map(lambda a: a[:, None], moments.statistics), scale, shift)
-        statistics = _remember(norm, statistics, rows, gate_moments, moments)
+        statistics = _remember(norm, statistics, gate_moments, moments)
     else:
         outputs = normalize(hidden, statistics.output, scale, shift)
     return zero_padding(outputs.swapaxes(0, 1).astype(x.dtype), mask), final, statistics
