@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array
 
 
@@ -17,8 +17,10 @@ def row_by_row(function: Callable[..., Any], *arrays: Array, together: int = 1) 
     Args:
       function: of one row of each array; gives arrays.
       arrays: each with as many rows.
-      together: rows that a CPU takes at once.
+      together: rows that a CPU takes at once; one, where an exported program leaves their number open.
     """
+    if export.is_symbolic_dim(arrays[0].shape[0]):  # such a number cannot be divided into groups and a rest
+        together = 1
 
     def in_turn(*rows: Array) -> Any:
         return lax.map(lambda row: function(*row), rows, batch_size=together if together > 1 else None)

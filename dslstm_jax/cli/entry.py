@@ -17,6 +17,7 @@ import tyro
 
 from dslstm_jax.cli.benchmark import Benchmark, benchmark
 from dslstm_jax.cli.data import Corpora, Prepare, describe_corpora, prepare_records
+from dslstm_jax.cli.export import Export, export_run
 from dslstm_jax.cli.interop import ImportTorch, import_torch
 from dslstm_jax.cli.predict import Predict, predict_files
 from dslstm_jax.cli.training import Compare, Crossval, Evaluate, Train, compare_runs, crossval, evaluate_run, train
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "compare": (Compare, compare_runs),
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_files),
+    "export": (Export, export_run),
     "corpora": (Corpora, describe_corpora),
     "prepare": (Prepare, prepare_records),
     "import-torch": (ImportTorch, import_torch),

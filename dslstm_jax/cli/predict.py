@@ -17,7 +17,7 @@ class Predict:
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH")]
     """Sound files, and folders that are searched for them."""
     model: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """Run folder of a trained recognizer."""
+    """Run folder of a trained recognizer, or a file of dslstm export."""
     format: Literal["table", "json", "csv"] = "table"
     """json: one object a line."""
 

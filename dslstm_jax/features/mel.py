@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import SpectrogramConfig
@@ -46,18 +47,31 @@ def mel_spectrogram(
     return 10 * jnp.log10(jnp.maximum(power, POWER_FLOOR)), counts
 
 
-def stretch_indices(counts: Int[Array, " B"], longest: int, frames: int) -> Int[Array, "B frames"]:
-    """Which of `counts` (at most `longest`) frames stands at each of `frames` positions: PyTorch's nearest rule.
+def exact_quotient(counts: Int[Array, " B"], divisor: int) -> Float[Array, " B"]:
+    """float32(counts) / float32(divisor), rounded as IEEE 754 says on every device, for counts below 2^24.
+
+    Compilers multiply by a rounded 1 / divisor instead, and some devices divide no better. What that is wrong by is
+    found in integers: modulo 2^32, for the difference itself is small.
+    """
+    rough = jnp.asarray(counts, jnp.float32) * np.float32(1 / divisor)
+    bits = lax.bitcast_convert_type(rough, jnp.int32)
+    exponent, mantissa = (bits >> 23) - 150, bits & 0x7FFFFF | 0x800000  # rough = mantissa * 2^exponent
+    excess = mantissa * divisor - (jnp.asarray(counts, jnp.int32) << -exponent)
+    nearest = bits - (2 * excess + divisor) // (2 * divisor)
+    return jnp.where(counts > 0, lax.bitcast_convert_type(nearest, jnp.float32), 0)
+
+
+def stretch_indices(counts: Int[Array, " B"], frames: int) -> Int[Array, "B frames"]:
+    """Which of `counts` frames stands at each of `frames` positions: PyTorch's nearest rule.
 
     min(floor(float32(i) * (float32(T_in) / float32(T_out))), T_in - 1), in float32 exactly: integer
     arithmetic differs at some lengths.
     """
-    # The quotients are a table because compilers replace the division by a product with a rounded 1 / T_out.
-    scales = jnp.asarray(np.arange(longest + 1, dtype=np.float32) / np.float32(frames))
-    nearest = jnp.floor(jnp.arange(frames, dtype=jnp.float32) * scales[counts][:, None]).astype(jnp.int32)
+    scales = exact_quotient(counts, frames)
+    nearest = jnp.floor(jnp.arange(frames, dtype=jnp.float32) * scales[:, None]).astype(jnp.int32)
     return jnp.clip(nearest, 0, jnp.maximum(counts[:, None] - 1, 0))
 
 
 def stretch(values: Float[Array, "B T F"], counts: Int[Array, " B"], frames: int) -> Float[Array, "B frames F"]:
     """Stretches the `counts` valid frames of each row to `frames` by nearest neighbor (the authors' resize)."""
-    return jnp.take_along_axis(values, stretch_indices(counts, values.shape[1], frames)[:, :, None], axis=1)
+    return jnp.take_along_axis(values, stretch_indices(counts, frames)[:, :, None], axis=1)

@@ -19,6 +19,7 @@ from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
 from dslstm_jax.errors import AudioError
 from dslstm_jax.models.recognizer import Variables, average, forward
+from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.run import open_run
 
@@ -67,10 +68,14 @@ class Predictor:
     Recordings are padded to 1, 2, 4, 8, ... seconds, and one program is compiled for each of these lengths.
     """
 
-    def __init__(self, variables: Variables, config: Config, labels: Sequence[str]) -> None:
+    def __init__(
+        self, variables: Variables, config: Config, labels: Sequence[str], program: Program | None = None
+    ) -> None:
         self.variables = variables
         self.config = config
         self.labels = tuple(labels)
+        self.program = program
+        """What an exported file computes; None: `predict`."""
 
     @property
     def sample_rate(self) -> int:
@@ -106,6 +111,14 @@ class Predictor:
                 for sound in sounds:
                     yield sound if isinstance(sound, AudioError) else next(answers)
 
+    def export(self, path: str | Path) -> None:
+        """Writes one file that `load` reads, and any program that has JAX: docs/export.md.
+
+        Raises:
+          RunError: the file cannot be written.
+        """
+        write_model(path, predict, self.variables, self.config, self.labels)
+
     def _prepare(self, samples: npt.ArrayLike, sample_rate: float) -> Float[np.ndarray, " N"]:
         recording = prepare_samples(samples, sample_rate, self.sample_rate, LONGEST)
         check_recording(recording, self.sample_rate)
@@ -126,11 +139,16 @@ class Predictor:
             side_by_side = rows if length <= _LONG * self.sample_rate else 1
             for group in _windows(indices, side_by_side):
                 padded, lengths = pad_waveforms([waveforms[index] for index in group], side_by_side, length)
-                probabilities = np.asarray(predict(self.variables, padded, lengths, config=self.config))
+                probabilities = np.asarray(self._probabilities(padded, lengths))
                 for index, row in zip(group, probabilities, strict=False):
                     seconds = len(waveforms[index]) / self.sample_rate
                     predictions[index] = self._prediction(row, seconds)
         return [predictions[index] for index in range(len(waveforms))]
+
+    def _probabilities(self, waveforms: Float[np.ndarray, "B N"], lengths: Int[np.ndarray, " B"]) -> Array:
+        if self.program is not None:
+            return self.program(waveforms, lengths)
+        return predict(self.variables, waveforms, lengths, config=self.config)
 
     def _prediction(self, probabilities: Float[np.ndarray, " C"], seconds: float) -> Prediction:
         named = dict(zip(self.labels, probabilities.tolist(), strict=True))
@@ -159,11 +177,14 @@ def keep_programs() -> None:
 
 
 def load(run: str | Path) -> Predictor:
-    """The recognizer of a run folder: the epoch that validation chose.
+    """The recognizer of a run folder, of the epoch that validation chose, or of a file of `dslstm export`.
 
     Raises:
-      RunError: no such folder, no checkpoint in it, or a damaged one.
+      RunError: no such folder or file, no checkpoint in the folder, or a damaged one.
     """
-    opened = open_run(Path(run))
+    path = Path(run)
+    if path.is_file() or path.suffix == SUFFIX:
+        return Predictor(*read_model(path))
+    opened = open_run(path)
     variables, _ = load_best(opened)
     return Predictor(variables, opened.config, opened.labels)

@@ -1,0 +1,26 @@
+"""dslstm export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained recognizer as one file."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of a trained recognizer."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE.dslstm")]
+    """The file; dslstm_jax.load reads it, and so does any program that has JAX (docs/export.md)."""
+
+
+def export_run(arguments: Export) -> int:
+    """dslstm export"""
+    from dslstm_jax.serving.predictor import load
+
+    load(arguments.run).export(arguments.output)
+    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
+    return 0
