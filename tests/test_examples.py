@@ -1,0 +1,43 @@
+"""The scripts of examples/, as a reader runs them."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EMOTIONS = "(happy|neutral|angry|sad)"
+
+
+def run(name: str, *arguments: object) -> str:
+    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_predict(trained, tones, tmp_path):
+    sound = tones / "wav" / "03a01Wa.wav"
+    shutil.copy(sound, tmp_path / "good.wav")
+    (tmp_path / "text.wav").write_text("no sound")
+    printed = run("predict.py", trained, sound, tmp_path)
+    assert re.search(rf"{sound}: {EMOTIONS}, \d+% sure\n", printed)
+    assert re.search(rf"first half: {EMOTIONS}\nsecond half: {EMOTIONS}\n", printed)
+    assert re.search(rf"{tmp_path / 'good.wav'}: {EMOTIONS}\n", printed)
+    assert f"cannot use {tmp_path / 'text.wav'}: not a sound file" in printed
+    first, second = re.search(r"doubt about noise: \[(\S+) +(\S+)\] bits", printed).groups()
+    assert 0 < float(first) <= 2
+    assert 0 < float(second) <= 2
+
+
+@pytest.mark.slow
+def test_train_on_your_csv(tmp_path):
+    printed = run("train_on_your_csv.py", tmp_path)
+    assert printed.startswith("path,label,speaker\n")
+    assert len((tmp_path / "recordings.csv").read_text().splitlines()) == 1 + 6 * 4 * 3
+    assert len(re.findall(r"^test WA=\S+ UA=\S+ \(speaker5 fold 0", printed, re.MULTILINE)) == 2
+    assert re.search(rf"said in a {EMOTIONS} voice, heard as {EMOTIONS}\n$", printed)
