@@ -61,7 +61,8 @@ def write_model(
       RunError: the file cannot be written.
     """
     portable = dataclasses.replace(config.model, lstm_backend="scan", remat_every=0)
-    config = dataclasses.replace(config, model=portable)
+    nowhere = dataclasses.replace(config.corpus, root=None, roots=(), manifest=None)  # folders of this machine
+    config = dataclasses.replace(config, model=portable, corpus=nowhere)
     weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()}
     shortest = config.features.mfcc.frame_length
 
