@@ -20,6 +20,7 @@ from dslstm_jax.cli.data import Corpora, Prepare, describe_corpora, prepare_reco
 from dslstm_jax.cli.export import Export, export_run
 from dslstm_jax.cli.interop import ImportTorch, import_torch
 from dslstm_jax.cli.predict import Predict, predict_files
+from dslstm_jax.cli.serve import Serve, serve_page
 from dslstm_jax.cli.training import Compare, Crossval, Evaluate, Train, compare_runs, crossval, evaluate_run, train
 from dslstm_jax.config import load_config
 from dslstm_jax.errors import DslstmError
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "evaluate": (Evaluate, evaluate_run),
     "predict": (Predict, predict_files),
     "export": (Export, export_run),
+    "serve": (Serve, serve_page),
     "corpora": (Corpora, describe_corpora),
     "prepare": (Prepare, prepare_records),
     "import-torch": (ImportTorch, import_torch),
