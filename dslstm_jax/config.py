@@ -255,6 +255,9 @@ class TrainingConfig:
     choose: Literal["validation-best", "last", "test-best"] = "validation-best"
     """Which epoch is evaluated and predicts: the one of the best validation UA, the last one, or the one of the best
     test UA. test-best is peeking, as many papers do, and is called so beside every figure."""
+    choose_over: int = 1
+    """Epochs that the UA which chooses is a mean over: an epoch and those before it. The luck of one epoch with few
+    validation speakers weighs less with more of them."""
     seed: int = 0
     """Draws the initial weights and the order of the utterances."""
 

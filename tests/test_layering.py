@@ -53,6 +53,7 @@ ROOMS = [
     ["training.run"],
     ["training.parallel"],
     ["training.checkpoint"],
+    ["training.choice"],
     ["training.loop"],
     ["training.together"],
     ["evaluation"],

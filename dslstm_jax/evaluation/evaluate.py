@@ -14,7 +14,8 @@ from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.evaluation.report import write_report
-from dslstm_jax.training.checkpoint import CHOICES, load_best
+from dslstm_jax.training.checkpoint import load_best
+from dslstm_jax.training.choice import describe_choice
 from dslstm_jax.training.loop import add, program_config
 from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
@@ -66,7 +67,7 @@ class Evaluation:
 
 def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
-    config, choice = run.config.split, CHOICES[run.config.training.choose].words
+    config, choice = run.config.split, describe_choice(run.config.training)
     dealt = re.fullmatch(r"(speaker|random)[0-9]+", config.protocol)  # the others do not use the seed
     seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}

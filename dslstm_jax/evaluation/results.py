@@ -29,7 +29,7 @@ from dslstm_jax.evaluation.statistics import (
     unit_matrices,
 )
 from dslstm_jax.files import make_folder, to_json, write_text
-from dslstm_jax.training.checkpoint import CHOICES
+from dslstm_jax.training.choice import describe_choice
 from dslstm_jax.training.metrics import Matrix, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.run import Record, read_json
 
@@ -173,7 +173,7 @@ def summarize(
         "corpus": corpus.name,
         "protocol": config.split.protocol,
         "choose": config.training.choose,
-        "chosen": CHOICES[config.training.choose].words,
+        "chosen": describe_choice(config.training),
         "labels": list(corpus.labels),
         "seeds": seeds,
         **_figures(predictions),

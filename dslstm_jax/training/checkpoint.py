@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -38,21 +38,6 @@ from dslstm_jax.training.step import Totals, TrainState
 SCORE = "score"
 """What the figure that chooses the epoch is called in a checkpoint; of equal ones the latest is chosen."""
 
-
-class Choice(NamedTuple):
-    """A rule of training.choose."""
-
-    figure: str
-    """Of an epoch's record: the checkpoints of the best two are kept."""
-    words: str
-    """For reports."""
-
-
-CHOICES = {
-    "validation-best": Choice("validation_ua", "epoch chosen by validation UA"),
-    "last": Choice("validation_ua", "last epoch"),
-    "test-best": Choice("test_ua", "peeking: test chooses the epoch"),
-}
 
 _DIGESTS = "SHA256SUMS"
 _METRICS = "metrics/metrics"  # where Orbax puts the score

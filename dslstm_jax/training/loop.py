@@ -23,7 +23,8 @@ from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import Batch, Loader, PlannedBatch, make_loader, padding
 from dslstm_jax.errors import RunError
 from dslstm_jax.progress import progress_bar
-from dslstm_jax.training.checkpoint import CHOICES, Checkpoints, Progress
+from dslstm_jax.training.checkpoint import Checkpoints, Progress
+from dslstm_jax.training.choice import score
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Record, Run
@@ -230,7 +231,6 @@ def course(
       place: what is done to a batch once it is read; by default it is brought to the devices.
     """
     config, training, devices = run.config, run.config.training, len(parallel.devices)
-    choosing = CHOICES[training.choose].figure
     train = make_loader(
         dataset,
         dataset.split.train,
@@ -287,7 +287,7 @@ def course(
                 record["utterances_per_second"] = (len(train.members) - seen) / seconds
                 records = [*records, record]
                 progress = Progress(epoch + 1, records=records)
-                checkpoints.save((yield Fetch()), progress, record[choosing])
+                checkpoints.save((yield Fetch()), progress, score(records, training))
                 log(records)
                 display.tell(_describe(record, training.epochs))
                 if stop and epoch < training.epochs:

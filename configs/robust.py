@@ -1,0 +1,44 @@
+"""A recipe for unknown speakers: the paper's architecture, smaller, regularized, and with time as it is.
+
+dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
+"""
+
+from dslstm_jax.config import (
+    AugmentationConfig,
+    Config,
+    FeaturesConfig,
+    ModelConfig,
+    SpectrogramConfig,
+    TrainingConfig,
+)
+
+config = Config(
+    augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=2, time_masks=2),
+    features=FeaturesConfig(
+        spectrograms=(
+            SpectrogramConfig(n_fft=512, hop_length=256, mel_bands=64, frames=0),
+            SpectrogramConfig(n_fft=1024, hop_length=512, mel_bands=128, frames=0),
+        )
+    ),
+    model=ModelConfig(
+        channels=(16, 32),
+        hidden=64,
+        mfcc_hidden=64,
+        dropout=0.3,
+        normalize="corpus",
+        pooling="attention",
+        recurrent_norm="none",
+    ),
+    training=TrainingConfig(
+        epochs=60,
+        batch_size=16,
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup=3.0,
+        weight_decay=0.02,
+        clip_norm=1.0,
+        label_smoothing=0.1,
+        class_weights="balanced",
+        ema_decay=0.99,
+    ),
+)

@@ -1,0 +1,25 @@
+"""Which epoch of a run is evaluated and predicts."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from dslstm_jax.config import TrainingConfig
+from dslstm_jax.training.run import Record
+
+FIGURES = {"validation-best": "validation_ua", "last": "validation_ua", "test-best": "test_ua"}
+"""Of an epoch's record, what training.choose looks at."""
+
+
+def score(records: Sequence[Record], training: TrainingConfig) -> float:
+    """What chooses among the epochs, for the newest one: the checkpoints of the best two are kept."""
+    return fmean(record[FIGURES[training.choose]] for record in records[-training.choose_over :])
+
+
+def describe_choice(training: TrainingConfig) -> str:
+    """Which epoch is used, for reports."""
+    if training.choose == "last":
+        return "last epoch"
+    mean = f", mean of {training.choose_over} epochs" if training.choose_over > 1 else ""
+    if training.choose == "test-best":
+        return f"peeking: test chooses the epoch{mean}"
+    return f"epoch chosen by validation UA{mean}"
