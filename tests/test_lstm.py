@@ -132,14 +132,14 @@ def loops(tree, mask, factors):
     return x, tuple(final)
 
 
-@pytest.mark.parametrize("remat_every", [0, 3])
-def test_layers_in_one_loop_equal_loops_in_float64(remat_every):
+@pytest.mark.parametrize(("remat_every", "unroll"), [(0, 1), (3, 2)])
+def test_layers_in_one_loop_equal_loops_in_float64(remat_every, unroll):
     """Values and gradients, with dropout between the layers; chunks of 3 do not divide the ticks."""
     mask = jnp.arange(T) < jnp.array([T, 2, 1])[:, None]
     with jax.enable_x64(True):
         tree, scales = random_tree(4, **STACK_SHAPES), factors()
         check_values_and_gradients(
-            lambda t: stack(t, mask, factors=scales, remat_every=remat_every),
+            lambda t: stack(t, mask, factors=scales, remat_every=remat_every, unroll=unroll),
             lambda t: loops(t, mask, scales),
             tree,
             tolerance=1e-10,

@@ -121,7 +121,9 @@ def lstm_layers(
       The outputs of the last one; D = H or, both ways, 2H.
     """
     rate = config.dropout
-    run = partial(lstm_stack, mask=mask, remat_every=config.remat_every, backend=config.lstm_backend)
+    run = partial(
+        lstm_stack, mask=mask, remat_every=config.remat_every, unroll=config.unroll, backend=config.lstm_backend
+    )
     if config.bidirectional:
         for layer in range(config.layers):
             weights = [LSTMLayer(hidden, name=f"{name}_{layer}{way}")(x.shape[-1]) for way in ("", "_reverse")]
@@ -151,6 +153,7 @@ def ds_lstm_layers(
         layer = DSLSTMLayer(
             config.hidden,
             remat_every=config.remat_every,
+            unroll=config.unroll,
             axis_name=axis_name,
             norm=config.recurrent_norm,
             name=name,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from dslstm_jax.masking import zero_padding
 from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, normalize
 from dslstm_jax.recurrence.ds_lstm import REMEMBERING, DSLSTMStatistics, DSLSTMWeights, Norm, ds_lstm
-from dslstm_jax.recurrence.lstm import LSTMWeights
+from dslstm_jax.recurrence.lstm_cell import LSTMWeights
 
 Initializer = Callable[..., jax.Array]
 
@@ -111,6 +111,7 @@ class DSLSTMLayer(nn.Module):
 
     hidden: int
     remat_every: int = 0
+    unroll: int = 1
     axis_name: str | None = None
     """The devices over which the batch's statistics are taken."""
     norm: Norm = "step"
@@ -151,6 +152,7 @@ class DSLSTMLayer(nn.Module):
             norm=self.norm,
             axis_name=self.axis_name,
             remat_every=self.remat_every,
+            unroll=self.unroll,
         )
         if statistics is not None:
             gate_statistics.update(statistics.gates)

@@ -2,7 +2,8 @@
 
 from dslstm_jax.recurrence.batch_norm import Statistics
 from dslstm_jax.recurrence.ds_lstm import DSLSTMStatistics, DSLSTMWeights, ds_lstm
-from dslstm_jax.recurrence.lstm import LSTMState, LSTMWeights, lstm, lstm_stack
+from dslstm_jax.recurrence.lstm import lstm, lstm_stack
+from dslstm_jax.recurrence.lstm_cell import LSTMState, LSTMWeights
 
 __all__ = [
     "DSLSTMStatistics",

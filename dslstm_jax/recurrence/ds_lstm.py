@@ -30,7 +30,7 @@ from dslstm_jax.recurrence.batch_norm import (
     sum_over_devices,
     update_running,
 )
-from dslstm_jax.recurrence.lstm import LSTMState, initial_state, keep_state_at_padding, sigmoid
+from dslstm_jax.recurrence.lstm_cell import LSTMState, initial_state, keep_state_at_padding, sigmoid
 
 Norm = Literal["step", "shared", "layer", "none"]
 """What normalizes the gates and the outputs.
@@ -113,11 +113,12 @@ def _normalize_rows(
     return layer_norm(blocks, scales, shifts).reshape(gates.shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _recur(
     norm: Norm,
     train: bool,
     axis_name: str | None,
+    unroll: int,
     weights: DSLSTMWeights,
     x: Float[Array, "T B X"],
     y: Float[Array, "T B Y"],
@@ -131,7 +132,7 @@ def _recur(
     norm's needs one sum over the devices a step.
     """
     outputs: tuple[Float[Array, "T B H"], LSTMState, Moments | None]
-    outputs, _ = _recur_forward(norm, train, axis_name, weights, x, y, mask, running, initial)
+    outputs, _ = _recur_forward(norm, train, axis_name, unroll, weights, x, y, mask, running, initial)
     return outputs
 
 
@@ -139,6 +140,7 @@ def _recur_forward(
     norm: Norm,
     train: bool,
     axis_name: str | None,
+    unroll: int,
     weights: DSLSTMWeights,
     x: Float[Array, "T B X"],
     y: Float[Array, "T B Y"],
@@ -172,11 +174,13 @@ def _recur_forward(
         return state, _Trace(*state, raw, candidates, moments)
 
     projections = _product(x, weights.x_kernel), _product(y, weights.y_kernel)
-    final, trace = lax.scan(step, initial, (*projections, mask, running))
+    final, trace = lax.scan(step, initial, (*projections, mask, running), unroll=unroll)
     return (trace.hidden, final, trace.moments), (weights, x, y, mask, initial, trace)
 
 
-def _recur_backward(norm: Norm, train: bool, axis_name: str | None, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+def _recur_backward(
+    norm: Norm, train: bool, axis_name: str | None, unroll: int, saved: Any, cotangents: Any
+) -> tuple[Any, ...]:
     """Gradients of (weights, x, y, mask, running, initial); `of_x` is the gradient of x."""
     weights, x, y, mask, initial, trace = saved
     of_hidden, of_final, of_moments = cotangents
@@ -237,7 +241,7 @@ def _recur_backward(norm: Norm, train: bool, axis_name: str | None, saved: Any, 
 
     of_statistics = None if of_moments is None else of_moments.statistics
     inputs = (of_hidden, trace, before.cell, of_statistics, mask)
-    of_initial, of_frames = lax.scan(step, of_final, inputs, reverse=True)
+    of_initial, of_frames = lax.scan(step, of_final, inputs, reverse=True, unroll=unroll)
     of_gates, of_candidates, of_running, of_scale, of_shift = of_frames
     of_time, of_frequency = jnp.split(of_candidates, 2, axis=-1)
     of_from_x, of_from_y = (jnp.concatenate([of_gates, a], axis=-1) for a in (of_time, of_frequency))
@@ -295,6 +299,7 @@ def ds_lstm(
     norm: Norm = "step",
     axis_name: str | None = None,
     remat_every: int = 0,
+    unroll: int = 1,
 ) -> tuple[Float[Array, "B T H"], LSTMState, DSLSTMStatistics | None]:
     """Runs one DS-LSTM layer over a batch of padded pairs of sequences.
 
@@ -314,6 +319,7 @@ def ds_lstm(
         fill up the last block of frames count too.
       remat_every: keep only the state before every so many frames for the gradient, and compute what lies between
         again: less memory for long sequences, about a third more work. 0 keeps everything.
+      unroll: frames in one round of the loop.
 
     Returns:
       The normalized hidden state after each frame, the state after each row's last valid frame, and the statistics.
@@ -330,7 +336,7 @@ def ds_lstm(
         return jnp.pad(frames_first, more).reshape(chunks, frames, *frames_first.shape[1:])
 
     def chunk(state: LSTMState, inputs: Any) -> tuple[LSTMState, Any]:
-        hidden, state, moments = _recur(norm, train, axis_name, weights, *inputs, state)
+        hidden, state, moments = _recur(norm, train, axis_name, unroll, weights, *inputs, state)
         return state, (hidden, moments)
 
     if initial is None:

@@ -4,7 +4,8 @@ All layers run in one loop over time, each a frame behind the layer below it, fo
 wait for each other then. Tick s of that loop is frame s - l of layer l.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,35 +17,16 @@ from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.masking import zero_padding
-
-
-class LSTMWeights(NamedTuple):
-    """Columns in the order of the gates: input i, forget f, candidate g, output o (as in PyTorch and cuDNN)."""
-
-    input_kernel: Float[Array, "F 4*H"]
-    recurrent_kernel: Float[Array, "H 4*H"]
-    input_bias: Float[Array, " 4*H"]
-    recurrent_bias: Float[Array, " 4*H"]
-    """The second bias adds nothing but PyTorch's optimizer trajectory: Adam moves the sum of the two twice as far."""
-
-
-class LSTMState(NamedTuple):
-    """What the recurrence carries from frame to frame."""
-
-    hidden: Float[Array, "B H"]
-    cell: Float[Array, "B H"]
-
-
-def initial_state(x: Float[Array, "B T F"], hidden_size: int) -> LSTMState:
-    """h = c = 0, of x's batch size and type."""
-    zeros = jnp.zeros_like(x, shape=(x.shape[0], hidden_size))
-    return LSTMState(zeros, zeros)
-
-
-def keep_state_at_padding(valid: Bool[Array, " B"], new: LSTMState, old: LSTMState) -> LSTMState:
-    """The new state in rows whose frame is valid; the old one goes on in the others."""
-    return jax.tree.map(lambda after, before: jnp.where(valid[:, None], after, before), new, old)
-
+from dslstm_jax.recurrence.lstm_cell import (
+    LSTMState,
+    LSTMWeights,
+    frame_gradient,
+    initial_state,
+    keep_state_at_padding,
+    kernel_gradient,
+    next_state,
+    product,
+)
 
 Factors = tuple[Float[Array, "B H"] | None, ...]
 """What the outputs of all layers but the last are multiplied by on their way up; None: 1."""
@@ -58,11 +40,6 @@ class _Trace(NamedTuple):
     gates: Float[Array, "S B 4*H"]
 
 
-def sigmoid(z: Float[Array, "*N H"]) -> Float[Array, "*N H"]:
-    """1 / (1 + exp(-z)), by tanh: XLA computes that without an exponential, in a fraction of the time on a CPU."""
-    return 0.5 * jnp.tanh(0.5 * z) + 0.5
-
-
 def _activate(z: Float[Array, "B 4*H"]) -> Float[Array, "B 4*H"]:
     """The sigmoid of i, f and o, and tanh of g, as one tanh of all columns."""
     half, one = np.full(z.shape[-1] // 4, 0.5, z.dtype), np.ones(z.shape[-1] // 4, z.dtype)
@@ -74,23 +51,19 @@ def _scale(values: Float[Array, "*N B H"], factor: Float[Array, "B H"] | None) -
     return values if factor is None else values * factor
 
 
-def _product(a: Float[Array, "*N K"], b: Float[Array, "K M"]) -> Float[Array, "*N M"]:
-    """a @ b in operands of a's type, added up and returned in float32 at least."""
-    return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
-
-
 def _forward(
     weights: tuple[LSTMWeights, ...],
     x: Float[Array, "S B F"],
     valid: Bool[Array, "S B L"],
     initial: tuple[LSTMState, ...],
     factors: Factors,
+    unroll: int,
     *,
     traced: bool,
 ) -> tuple[tuple[LSTMState, ...], tuple[Float[Array, "S B H"], tuple[_Trace, ...]]]:
     biases = [layer.input_bias + layer.recurrent_bias for layer in weights]
     # The lowest layer's input product is one over all frames; the others' inputs come up in the loop.
-    projected = _product(x, weights[0].input_kernel) + biases[0]
+    projected = product(x, weights[0].input_kernel) + biases[0]
     kernels = [weights[0].recurrent_kernel] + [jnp.concatenate(layer[:2]) for layer in weights[1:]]
 
     def step(states: tuple[LSTMState, ...], inputs: tuple[Float[Array, "B 4*H"], Bool[Array, "B L"]]) -> Any:
@@ -103,27 +76,26 @@ def _forward(
                     jnp.concatenate([_scale(states[layer - 1].hidden, factors[layer - 1]), read], -1),
                     biases[layer],
                 )
-            gates = _activate(_product(read.astype(x.dtype), kernel) + bias)
-            i, f, g, o = jnp.split(gates, 4, axis=-1)
-            cell = f * state.cell + i * g
-            new.append(keep_state_at_padding(valid[:, layer], LSTMState(o * jnp.tanh(cell), cell), state))
+            gates = _activate(product(read.astype(x.dtype), kernel) + bias)
+            new.append(keep_state_at_padding(valid[:, layer], next_state(gates, state.cell), state))
             traces.append(_Trace(state.hidden.astype(x.dtype), state.cell, gates))
         return tuple(new), (new[-1].hidden.astype(x.dtype), tuple(traces) if traced else ())
 
-    return lax.scan(step, initial, (projected, valid))
+    return lax.scan(step, initial, (projected, valid), unroll=unroll)
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _run(
     weights: tuple[LSTMWeights, ...],
     x: Float[Array, "S B F"],
     valid: Bool[Array, "S B L"],
     initial: tuple[LSTMState, ...],
     factors: Factors,
+    unroll: int,
 ) -> tuple[Float[Array, "S B H"], tuple[LSTMState, ...]]:
     """The loop over ticks. Its gradient is written by hand, for the kernels' are then products over all frames after
     the loop, where automatic differentiation adds up one a frame."""
-    final, (outputs, _) = _forward(weights, x, valid, initial, factors, traced=False)
+    final, (outputs, _) = _forward(weights, x, valid, initial, factors, unroll, traced=False)
     return outputs, final
 
 
@@ -133,16 +105,13 @@ def _run_forward(
     valid: Bool[Array, "S B L"],
     initial: tuple[LSTMState, ...],
     factors: Factors,
+    unroll: int,
 ) -> tuple[Any, Any]:
-    final, (outputs, traces) = _forward(weights, x, valid, initial, factors, traced=True)
+    final, (outputs, traces) = _forward(weights, x, valid, initial, factors, unroll, traced=True)
     return (outputs, final), (weights, x, valid, factors, traces)
 
 
-def _kernel_gradient(inputs: Float[Array, "S B I"], of_gates: Float[Array, "S B K"]) -> Float[Array, "I K"]:
-    return _product(inputs.reshape(-1, inputs.shape[-1]).T, of_gates.reshape(-1, of_gates.shape[-1]))
-
-
-def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
+def _run_backward(unroll: int, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     """Gradients of (weights, x, valid, initial, factors); `of_x` is the gradient of x."""
     (weights, x, valid, factors, traces), (of_outputs, of_final) = saved, cotangents
     kernels = [weights[0].recurrent_kernel] + [jnp.concatenate(layer[:2]) for layer in weights[1:]]
@@ -152,21 +121,14 @@ def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
         of_hiddens = [of_state.hidden for of_state in of_states[:-1]] + [of_states[-1].hidden + of_output]
         of_previous, of_below, of_gates = [], [], []
         for layer, (of_hidden, of_state, trace) in enumerate(zip(of_hiddens, of_states, traces, strict=True)):
-            (i, f, g, o), rows = jnp.split(trace.gates, 4, axis=-1), valid[:, layer, None]
-            squashed = jnp.tanh(f * trace.cell + i * g)
-            of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
-            of_gate = (
-                of_cell * g * i * (1 - i),
-                of_cell * trace.cell * f * (1 - f),
-                of_cell * i * (1 - g**2),
-                of_hidden * squashed * o * (1 - o),
-            )
-            of_gates.append(jnp.where(rows, jnp.concatenate(of_gate, axis=-1), 0).astype(x.dtype))
-            of_read = _product(of_gates[-1], kernels[layer].T)
+            rows = valid[:, layer, None]
+            of_frame, of_cell = frame_gradient(trace.gates, trace.cell, LSTMState(of_hidden, of_state.cell))
+            of_gates.append(jnp.where(rows, of_frame, 0).astype(x.dtype))
+            of_read = product(of_gates[-1], kernels[layer].T)
             split = of_read.shape[-1] - of_hidden.shape[-1]
             of_below.append(of_read[:, :split])
             of_previous.append(
-                LSTMState(jnp.where(rows, of_read[:, split:], of_hidden), jnp.where(rows, of_cell * f, of_state.cell))
+                LSTMState(jnp.where(rows, of_read[:, split:], of_hidden), jnp.where(rows, of_cell, of_state.cell))
             )
         # A layer's input at this tick is the lower one's output of the tick before.
         for layer, factor in enumerate(factors):
@@ -174,23 +136,23 @@ def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
             of_previous[layer] = of_previous[layer]._replace(hidden=hidden)
         return tuple(of_previous), tuple(of_gates)
 
-    of_initial, of_gates = lax.scan(step, of_final, (of_outputs, valid, traces), reverse=True)
+    of_initial, of_gates = lax.scan(step, of_final, (of_outputs, valid, traces), reverse=True, unroll=unroll)
     read = [x] + [
         _scale(trace.hidden, factor).astype(x.dtype) for trace, factor in zip(traces, factors, strict=False)
     ]
     of_weights = []
     for layer, inputs, trace, of_gate in zip(weights, read, traces, of_gates, strict=True):
         of_bias = of_gate.sum((0, 1), dtype=layer.input_bias.dtype)
-        of_kernels = _kernel_gradient(inputs, of_gate), _kernel_gradient(trace.hidden, of_gate)
+        of_kernels = kernel_gradient(inputs, of_gate), kernel_gradient(trace.hidden, of_gate)
         of_weights.append(LSTMWeights(*of_kernels, of_bias, of_bias))
-    of_x = _product(of_gates[0], weights[0].input_kernel.T).astype(x.dtype)
+    of_x = product(of_gates[0], weights[0].input_kernel.T).astype(x.dtype)
     return tuple(of_weights), of_x, None, of_initial, jax.tree.map(jnp.zeros_like, factors)
 
 
 _run.defvjp(_run_forward, _run_backward)
 
 
-def _run_in_chunks(weights: Any, x: Any, valid: Any, initial: Any, factors: Factors, every: int) -> Any:
+def _run_in_chunks(weights: Any, x: Any, valid: Any, initial: Any, factors: Factors, unroll: int, every: int) -> Any:
     """`_run`, of which only each `every`-th state is saved for the gradient; what lies between is computed again."""
     steps, missing = x.shape[0], -x.shape[0] % every
 
@@ -200,42 +162,52 @@ def _run_in_chunks(weights: Any, x: Any, valid: Any, initial: Any, factors: Fact
 
     @jax.checkpoint
     def step(states: tuple[LSTMState, ...], inputs: Any) -> Any:
-        outputs, states = _run(weights, *inputs, states, factors)
+        outputs, states = _run(weights, *inputs, states, factors, unroll)
         return states, outputs
 
     final, outputs = lax.scan(step, initial, (chunks(x), chunks(valid)))
     return outputs.reshape(-1, *outputs.shape[2:])[:steps], final
 
 
-Backend = Literal["scan", "cudnn"]
+Backend = Literal["scan", "cudnn", "pallas_tpu"]
+ACCELERATORS = {"cudnn": ("gpu", "an NVIDIA GPU"), "pallas_tpu": ("tpu", "a TPU")}
+"""Where a backend runs, by JAX's name and ours; one that is not here runs anywhere."""
+
+
+def runs_here(backend: Backend) -> bool:
+    """Whether a backend runs on this process's devices."""
+    return backend not in ACCELERATORS or jax.default_backend() == ACCELERATORS[backend][0]
 
 
 def _cudnn(
-    weights: Sequence[LSTMWeights],
+    weights: LSTMWeights, x: Float[Array, "B T F"], mask: Bool[Array, "B T"], initial: LSTMState
+) -> tuple[Float[Array, "B T H"], LSTMState]:
+    """One layer, in float32."""
+    lengths, sizes = mask.sum(axis=1, dtype=jnp.int32), (x.shape[-1], initial.hidden.shape[-1])
+    # As PyTorch: [W_ih, W_hh, b_ih, b_hh], matrices with one row a gate's unit.
+    packed = jnp.concatenate([leaf.T.reshape(-1) for leaf in weights])
+    hidden, cell = initial.hidden[None], initial.cell[None]
+    # cuDNN wants at least one frame a row.
+    outputs, hidden, cell = rnn.lstm(
+        x.astype(jnp.float32), hidden, cell, packed, jnp.maximum(lengths, 1), *sizes, 1, 0.0, False
+    )
+    return outputs, keep_state_at_padding(lengths > 0, LSTMState(hidden[0], cell[0]), initial)
+
+
+def _layer_by_layer(
+    run: Callable[..., tuple[Float[Array, "B T H"], LSTMState]],
+    weights: tuple[LSTMWeights, ...],
     x: Float[Array, "B T F"],
     mask: Bool[Array, "B T"],
-    states: Sequence[LSTMState],
+    states: tuple[LSTMState, ...],
     factors: Factors,
 ) -> tuple[Float[Array, "B T H"], tuple[LSTMState, ...]]:
-    """Layer by layer, for cuDNN's own stack has neither our dropout nor layers of different sizes."""
-    if jax.default_backend() != "gpu":
-        raise ConfigError(
-            f"model.lstm_backend is cudnn, which runs on an NVIDIA GPU; this is a {jax.default_backend()}: use scan"
-        )
-    lengths, final, values = mask.sum(axis=1, dtype=jnp.int32), [], zero_padding(x, mask).astype(jnp.float32)
-    for layer, (layer_weights, state) in enumerate(zip(weights, states, strict=True)):
-        features, size = values.shape[-1], state.hidden.shape[-1]
-        # As PyTorch: [W_ih, W_hh, b_ih, b_hh], matrices with one row a gate's unit.
-        packed = jnp.concatenate([leaf.T.reshape(-1) for leaf in layer_weights])
-        hidden, cell = state.hidden[None], state.cell[None]
-        # cuDNN wants at least one frame a row.
-        values, hidden, cell = rnn.lstm(
-            values, hidden, cell, packed, jnp.maximum(lengths, 1), features, size, 1, 0.0, False
-        )
-        final.append(keep_state_at_padding(lengths > 0, LSTMState(hidden[0], cell[0]), state))
-        if layer < len(factors) and (factor := factors[layer]) is not None:
-            values = values * factor[:, None]
-        values = zero_padding(values, mask)
+    """Layers that are run one after the other, each over all frames."""
+    values, final = zero_padding(x, mask), []
+    for layer, state, factor in zip(weights, states, (*factors, None), strict=True):
+        values, last = run(layer, values, mask, state)
+        values = zero_padding(values if factor is None else values * factor[:, None], mask)
+        final.append(last)
     return values.astype(x.dtype), tuple(final)
 
 
@@ -247,6 +219,7 @@ def lstm_stack(
     *,
     factors: Sequence[Float[Array, "B H"] | None] | None = None,
     remat_every: int = 0,
+    unroll: int = 1,
     backend: Backend = "scan",
 ) -> tuple[Float[Array, "B T H"], tuple[LSTMState, ...]]:
     """Runs LSTM layers, each over the outputs of the one below, over a batch of padded sequences.
@@ -262,14 +235,16 @@ def lstm_stack(
       factors: what the outputs of each layer but the last are multiplied by, in all frames, before the next one reads
         them: for dropout. They are constants: no gradient flows to them. None: 1.
       remat_every: save the states for the gradient only every so many frames, and compute what lies between again:
-        less memory for long sequences, more time. 0: save everything. cuDNN ignores it.
-      backend: scan runs anywhere; cudnn on NVIDIA GPUs, in float32, where each row's valid frames come first.
+        less memory for long sequences, more time. 0: save everything. Only scan heeds it.
+      unroll: frames in one round of the loop; more of them never paid on a CPU. Only scan heeds it.
+      backend: scan runs anywhere; cudnn on NVIDIA GPUs, in float32, where each row's valid frames come first;
+        pallas_tpu on TPUs, a kernel that keeps the recurrent weights in vector memory.
 
     Returns:
       The last layer's hidden state after each frame, and each layer's state after the last valid frame of each row.
 
     Raises:
-      ConfigError: cudnn is asked for where there is no GPU.
+      ConfigError: the backend does not run on these devices.
     """
     weights, lag = tuple(weights), len(weights) - 1
     sizes = [layer.recurrent_kernel.shape[0] for layer in weights]
@@ -277,14 +252,23 @@ def lstm_stack(
     states = tuple(initial_state(wide, size) for size in sizes) if initial is None else tuple(initial)
     constants = (None,) * lag if factors is None else lax.stop_gradient(tuple(factors))
 
+    if not runs_here(backend):
+        raise ConfigError(
+            f"model.lstm_backend is {backend}, which runs on {ACCELERATORS[backend][1]}; this is a "
+            f"{jax.default_backend()}: use scan"
+        )
     if backend == "cudnn":
-        return _cudnn(weights, x, mask, states, constants)
+        return _layer_by_layer(_cudnn, weights, x, mask, states, constants)
+    if backend == "pallas_tpu":
+        from dslstm_jax.recurrence.lstm_pallas import pallas_lstm  # Pallas takes a moment to import
+
+        return _layer_by_layer(pallas_lstm, weights, x, mask, states, constants)
     ticks = jnp.pad(zero_padding(x, mask).swapaxes(0, 1), ((0, lag), (0, 0), (0, 0)))
     valid = jnp.stack([jnp.pad(mask.T, ((layer, lag - layer), (0, 0))) for layer in range(lag + 1)], axis=-1)
     if remat_every:
-        outputs, final = _run_in_chunks(weights, ticks, valid, states, constants, remat_every)
+        outputs, final = _run_in_chunks(weights, ticks, valid, states, constants, unroll, remat_every)
     else:
-        outputs, final = _run(weights, ticks, valid, states, constants)
+        outputs, final = _run(weights, ticks, valid, states, constants, unroll)
     return zero_padding(outputs[lag:].swapaxes(0, 1), mask), final
 
 
