@@ -182,8 +182,11 @@ class ModelConfig:
     """Hidden size of the LSTM over the MFCC."""
     layers: int = 2
     """Layers of each recurrence."""
-    lstm_backend: Literal["scan", "cudnn"] = "scan"
-    """What runs the plain LSTM. scan: XLA, anywhere; cudnn: NVIDIA GPUs, in float32."""
+    lstm_backend: Literal["scan", "cudnn", "pallas_tpu"] = "scan"
+    """What runs the plain LSTM. scan: XLA, anywhere; cudnn: NVIDIA GPUs, in float32; pallas_tpu: a kernel for TPUs
+    (bfloat16 from v4 on)."""
+    unroll: int = 1
+    """Frames in one round of a recurrence's loop, where scan runs it: for accelerators to try."""
     dropout: float = 0.0
     """Share of the units of each recurrent layer's output that are dropped in training, the same ones in all frames
     (Gal and Ghahramani 2016)."""

@@ -21,6 +21,8 @@ ROOMS = [
     ["features.augmentation"],
     ["features"],
     ["recurrence.batch_norm"],
+    ["recurrence.lstm_cell"],
+    ["recurrence.lstm_pallas"],
     ["recurrence.lstm"],
     ["recurrence.ds_lstm"],
     ["recurrence"],
