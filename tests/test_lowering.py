@@ -70,7 +70,7 @@ def test_unrolling_shortens_the_loop_of_each_recurrence_in_both_directions():
         return [run.trips for run in runs(text) if run.trips]
 
     changed = [(before, after) for before, after in zip(trips(1), trips(9), strict=True) if before != after]
-    # 399 ticks of the LSTM's layers: 398 frames, the second layer a frame behind; the last three stand after the loop.
+    # 399 ticks of the LSTM's layers: 398 frames, the second layer a frame behind; the last three follow the loop.
     assert sorted(changed) == [(27, 3)] * DS_LSTM_LAYERS * 2 + [(399, 44)] * 2
 
 
