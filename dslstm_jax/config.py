@@ -296,6 +296,12 @@ class SweepConfig:
     hidden: tuple[int, ...] = (200,)
     """Hidden size."""
     layers: tuple[int, ...] = (2,)
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    """Of products and activations, our peers' too where they know it."""
+    backend: tuple[Literal["scan", "cudnn", "pallas_tpu"], ...] = ("scan",)
+    """model.lstm_backend; those that do not run on this machine are left out and named."""
+    unroll: tuple[int, ...] = (1,)
+    """model.unroll."""
 
     def __post_init__(self) -> None:
         for name, values in dataclasses.asdict(self).items():

@@ -9,7 +9,7 @@ from tiny import tiny_config, write_tones
 from dslstm_jax.benchmark import features, measure, peers, predict
 from dslstm_jax.cli import entry, main
 from dslstm_jax.cli.benchmark import Benchmark
-from dslstm_jax.config import SweepConfig
+from dslstm_jax.config import ModelConfig, SweepConfig
 from dslstm_jax.errors import ConfigError
 
 
@@ -71,7 +71,10 @@ def test_pytorchs_loops_run_beside_ours():
 
     inputs = [measure.noise(2, 3, 4), measure.noise(2, 3, 6)]
     for passes in ("forward", "train"):
-        found = [our_contender(inputs, 5, 1, passes), *peers.ds_lstm_peers(*inputs, 5, 1, passes)[:2]]
+        found = [
+            our_contender(inputs, ModelConfig(hidden=5, layers=1), passes),
+            *peers.ds_lstm_peers(*inputs, 5, 1, passes)[:2],
+        ]
         found += peers.lstm_peers(inputs[0], 5, 1, passes)[2:]
         names = ["dslstm_jax", "PyTorch loop", "PyTorch loop, hoisted", "torch.nn.LSTM"]
         assert [contender.name for contender in found] == names

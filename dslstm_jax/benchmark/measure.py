@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,8 @@ COPY_VALUES = 1 << 25
 LIMIT = 25.0
 """Seconds after which a comparison ends, once every contender was timed three times."""
 ROUNDS = 3
+PATIENCE = 4
+"""Times that limit, after which one round is enough."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,12 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
     found = compiled.memory_analysis()
     outside = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     temporary = found.temp_size_in_bytes
-    operations = float(sum(run.times * run.flops for run in runs(lowered.as_text(dialect="hlo"))))
-    return Program(compiled, seconds, operations, outside + 2 * temporary, outside + temporary)
+    return Program(compiled, seconds, count_operations(lowered), outside + 2 * temporary, outside + temporary)
+
+
+def count_operations(lowered: Any) -> float:
+    """Of a lowered program's products, convolutions and FFTs; what cuDNN and TPU kernels do cannot be seen in it."""
+    return float(sum(run.times * run.flops for run in runs(lowered.as_text(dialect="hlo"))))
 
 
 @dataclass(frozen=True)
@@ -91,24 +97,27 @@ class Contender:
     call: Callable[[], Any]
     program: Program | None = None
     """Where it is one compiled JAX program."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What it was run with, as columns; those of the first contender are shown."""
 
 
-def race(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
+def race(contenders: Sequence[Contender], repeats: int, limit: float | None = None) -> list[Timing]:
     """Times all contenders in turns, so that a disturbance of the machine meets them alike.
 
     Each is called once before; every second round goes backward, that none always runs in another's wake.
 
     Args:
       contenders: what is called; the arrays it returns are waited for.
-      repeats: rounds; fewer, but not less than ROUNDS, if they last more than LIMIT seconds.
+      repeats: rounds; fewer, but not less than ROUNDS, if they last longer than the limit; one, if PATIENCE times it.
+      limit: seconds; LIMIT if None.
     """
     seconds: list[list[float]] = [[_seconds(contender)] for contender in contenders]
-    started = time.perf_counter()
+    limit, started = LIMIT if limit is None else limit, time.perf_counter()
     for turn in range(repeats):
         order = list(enumerate(contenders))
         for place, contender in order[::-1] if turn % 2 else order:
             seconds[place].append(_seconds(contender))
-        if turn + 1 >= ROUNDS and time.perf_counter() - started > LIMIT:
+        if time.perf_counter() - started > limit * (1 if turn + 1 >= ROUNDS else PATIENCE):
             break
     return [Timing.of(found) for found in seconds]
 
@@ -149,6 +158,7 @@ def compare(
             {
                 **labels,
                 "implementation": contender.name,
+                **{name: contender.options.get(name) for name in contenders[0].options},
                 "median ms": 1e3 * timing.median,
                 "p10 ms": 1e3 * timing.p10,
                 "p90 ms": 1e3 * timing.p90,
@@ -165,15 +175,17 @@ def compare(
     return rows
 
 
-def measuring_notes(dtype: str = "float32") -> tuple[str, ...]:
-    """What the columns of `compare` mean."""
-    peaks = measure_peaks(dtype)
+def measuring_notes(*dtypes: str) -> tuple[str, ...]:
+    """What the columns of `compare` mean, for products in these types; float32 if none is given."""
+    peaks = {dtype: measure_peaks(dtype) for dtype in dtypes or ("float32",)}
+    products = ", ".join(f"{dtype} {found.gemm / 1e9:,.0f}" for dtype, found in peaks.items())
+    copy = next(iter(peaks.values())).copy
     return (
         "All contenders of a case take turns in one process; every call is waited for. `ours is faster by` is the "
         "peer's median over ours. `compile s` is tracing and compiling for JAX, and what the first call took longer "
         "for others.",
-        f"Peaks of this machine, through JAX: product of two {dtype} matrices {peaks.gemm / 1e9:,.0f} GFLOP/s, copy "
-        f"{peaks.copy / 1e9:,.1f} GB/s. Operations are those of products, convolutions and FFTs, loops counted as "
+        f"Peaks of this machine, through JAX: product of two matrices in {products} GFLOP/s, copy "
+        f"{copy / 1e9:,.1f} GB/s. Operations are those of products, convolutions and FFTs, loops counted as "
         "often as they run. Bytes are the least a program must move: arguments and outputs once, temporaries "
         "written and read. `peak MB` is what the compiled program holds: arguments, outputs, temporaries.",
     )

@@ -62,31 +62,32 @@ class _FlaxLSTM(nn.Module):
     cell: Callable[..., Any]
     hidden: int
     layers: int
+    dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for _ in range(self.layers):
-            x = jnp.asarray(nn.RNN(self.cell(self.hidden))(x))
+            x = jnp.asarray(nn.RNN(self.cell(self.hidden, dtype=self.dtype))(x))
         return x
 
 
-def lstm_peers(x: np.ndarray, hidden: int, layers: int, passes: Pass) -> list[Contender]:
-    """flax's LSTMs, PyTorch's (oneDNN or cuDNN), and cuDNN through JAX on a GPU, over sequences [B, T, F]."""
+def lstm_peers(x: np.ndarray, hidden: int, layers: int, passes: Pass, dtype: str = "float32") -> list[Contender]:
+    """flax's LSTMs, PyTorch's (oneDNN or cuDNN), and cuDNN through JAX on a GPU (in float32), over [B, T, F]."""
     peers = []
     for cell in (nn.LSTMCell, nn.OptimizedLSTMCell):
-        module = _FlaxLSTM(cell, hidden, layers)
+        module = _FlaxLSTM(cell, hidden, layers, dtype)
         variables = jax.jit(module.init)(jax.random.key(0), x)
-        peers.append(_jax_contender(f"flax {cell.__name__}", module.apply, passes, variables, jnp.asarray(x)))
-    if jax.default_backend() == "gpu":
+        peers.append(_jax_contender(f"flax {cell.__name__}", module.apply, passes, variables, jnp.asarray(x, dtype)))
+    if jax.default_backend() == "gpu" and dtype == "float32":
         peers.append(_cudnn_lstm(x, hidden, layers, passes))
     if installed("torch"):
         import torch
 
         from dslstm_jax.benchmark.peers_torch import LSTM
 
-        device = _torch_device()
-        network = LSTM(x.shape[2], hidden, layers).to(device)
-        peers.append(Contender("torch.nn.LSTM", _torch_call(network, [torch.from_numpy(x).to(device)], passes)))
+        place = {"device": _torch_device(), "dtype": getattr(torch, dtype)}
+        network = LSTM(x.shape[2], hidden, layers).to(**place)
+        peers.append(Contender("torch.nn.LSTM", _torch_call(network, [torch.from_numpy(x).to(**place)], passes)))
     return peers
 
 
@@ -111,7 +112,9 @@ def _jax_contender(name: str, apply: Callable[..., Any], passes: Pass, weights: 
     return Contender(name, lambda: program.run(weights, x), program)
 
 
-def ds_lstm_peers(x: np.ndarray, y: np.ndarray, hidden: int, layers: int, passes: Pass) -> list[Contender]:
+def ds_lstm_peers(
+    x: np.ndarray, y: np.ndarray, hidden: int, layers: int, passes: Pass, dtype: str = "float32"
+) -> list[Contender]:
     """PyTorch loops over the frames of [B, T, X] and [B, T, Y]: as the equations stand, with the products of x and y
     taken out of the loop, and that with its cell compiled (compiling whole loops takes minutes)."""
     if not installed("torch"):
@@ -120,14 +123,14 @@ def ds_lstm_peers(x: np.ndarray, y: np.ndarray, hidden: int, layers: int, passes
 
     from dslstm_jax.benchmark.peers_torch import DSLSTM, DSLSTMCell, HoistedCell
 
-    device, peers = _torch_device(), []
-    inputs = [torch.from_numpy(array).to(device) for array in (x, y)]
+    place, peers = {"device": _torch_device(), "dtype": getattr(torch, dtype)}, []
+    inputs = [torch.from_numpy(array).to(**place) for array in (x, y)]
     for name, cell, compiled in (
         ("PyTorch loop", DSLSTMCell, False),
         ("PyTorch loop, hoisted", HoistedCell, False),
         ("torch.compile, hoisted", HoistedCell, True),
     ):
-        network = DSLSTM(x.shape[2], y.shape[2], hidden, layers, x.shape[1], cell).to(device)
+        network = DSLSTM(x.shape[2], y.shape[2], hidden, layers, x.shape[1], cell).to(**place)
         if compiled:
             for layer in network.children():
                 layer.compile()

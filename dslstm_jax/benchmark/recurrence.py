@@ -1,6 +1,7 @@
 """The recurrences at work: the layers that the recognizer is made of, beside the same in flax and PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -8,59 +9,100 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
 from dslstm_jax.benchmark.harness import Report, Row
-from dslstm_jax.benchmark.measure import Contender, compare, compile_program, measuring_notes, noise, race
+from dslstm_jax.benchmark.measure import (
+    LIMIT,
+    Contender,
+    compare,
+    compile_program,
+    count_operations,
+    measuring_notes,
+    noise,
+    race,
+)
 from dslstm_jax.benchmark.peers import Pass, ds_lstm_peers, lstm_peers
 from dslstm_jax.config import ModelConfig, SweepConfig
+from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.branches import ds_lstm_layers, lstm_layers
+from dslstm_jax.progress import progress_bar
+from dslstm_jax.recurrence.lstm import runs_here
 
 WIDTHS = {"lstm": (39,), "ds_lstm": (496, 1008)}
 """Features of the input sequences in the paper's system: the MFCC, and the outputs of the two CNNs."""
+SWEEP_SECONDS = 600.0
+"""For the timing of all cases together, as far as three rounds of each allow it."""
 
 
 class Layers(nn.Module):
     """Layers of the LSTM, or of the DS-LSTM where there is a second sequence, one on the other."""
 
-    hidden: int
-    layers: int
+    model: ModelConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array | None = None, *, train: bool) -> jax.Array:
-        mask, config = jnp.ones(x.shape[:2], bool), ModelConfig(layers=self.layers, hidden=self.hidden)
+        model, mask = self.model, jnp.ones(x.shape[:2], bool)
         if y is None:
-            return lstm_layers("lstm", self.hidden, x, mask, None, config, place=0)
-        return ds_lstm_layers(x, y, mask, None, config, train=train)
+            return lstm_layers("lstm", model.hidden, x, mask, None, model, place=0)
+        return ds_lstm_layers(x, y, mask, None, model, train=train)
 
 
 def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
-    """Times each combination of the sweep's values."""
+    """Times each combination of the sweep's values; of dtype, backend and unroll, what is swept is shown.
+
+    Raises:
+      ConfigError: none of the backends runs here.
+    """
+    backends = [backend for backend in sweep.backend if runs_here(backend)]
+    absent = ", ".join(backend for backend in sweep.backend if backend not in backends)
+    if not backends:
+        raise ConfigError(f"sweep.backend: {absent} cannot run on this {jax.default_backend()}; add scan")
+    swept = {name for name in ("dtype", "backend", "unroll") if getattr(sweep, name) != getattr(SweepConfig(), name)}
+    cases = list(product(sweep.cell, sweep.dtype, sweep.time, sweep.batch, sweep.hidden, sweep.layers, sweep.passes))
     rows: list[Row] = []
-    for cell, time, batch, hidden, layers, passes in product(
-        sweep.cell, sweep.time, sweep.batch, sweep.hidden, sweep.layers, sweep.passes
-    ):
-        inputs = [noise(batch, time, width) for width in WIDTHS[cell]]
-        ours = our_contender(inputs, hidden, layers, passes)
-        find_peers: Callable[..., list[Contender]] = lstm_peers if cell == "lstm" else ds_lstm_peers
-        contenders = [ours, *find_peers(*inputs, hidden, layers, passes)]
-        labels = {"cell": cell, "pass": passes, "batch": batch, "time": time, "hidden": hidden, "layers": layers}
-        units = {"sequences": batch, "frames": batch * time}
-        timings = race(contenders, repeats)
-        operations = ours.program.operations if ours.program else None
-        rows += compare(labels, contenders, timings, units, operations=operations)
-        jax.clear_caches()
-    notes = (
+    with progress_bar(Console(stderr=True), "timing", len(cases)) as done:
+        for cell, dtype, time, batch, hidden, layers, passes in cases:
+            inputs = [noise(batch, time, width) for width in WIDTHS[cell]]
+            model = ModelConfig(hidden=hidden, layers=layers, dtype=dtype)
+            ours: list[Contender] = []
+            operations = None
+            for backend in backends if cell == "lstm" else SweepConfig().backend:
+                for unroll in sweep.unroll if backend == "scan" else (1,):
+                    variant = replace(model, lstm_backend=backend, unroll=unroll)
+                    options = {"backend": backend, "unroll": unroll}
+                    shown = {name: value for name, value in options.items() if name in swept}
+                    ours.append(replace(our_contender(inputs, variant, passes), options=shown))
+                    if backend == "scan" and ours[-1].program:
+                        operations = ours[-1].program.operations
+            if operations is None:
+                function, arguments = our_program(inputs, model, passes)
+                operations = count_operations(function.lower(*arguments))
+            find_peers: Callable[..., list[Contender]] = lstm_peers if cell == "lstm" else ds_lstm_peers
+            contenders = [*ours, *find_peers(*inputs, hidden, layers, passes, dtype)]
+            sizes = {"batch": batch, "time": time, "hidden": hidden, "layers": layers}
+            labels = {"cell": cell, "pass": passes, **sizes, **({"dtype": dtype} if "dtype" in swept else {})}
+            units = {"sequences": batch, "frames": batch * time}
+            timings = race(contenders, repeats, min(LIMIT, SWEEP_SECONDS / len(cases)))
+            rows += compare(labels, contenders, timings, units, operations=operations, dtype=dtype)
+            jax.clear_caches()
+            done()
+    notes = [
         f"Inputs have {WIDTHS['lstm'][0]} features for the LSTM, {WIDTHS['ds_lstm'][0]} and {WIDTHS['ds_lstm'][1]} "
-        "for the DS-LSTM; float32; all frames valid. `train` is the gradient of the output's mean with respect "
-        "to the weights. The operations of a case are those of our program.",
-    )
-    return Report("recurrence", (*notes, *measuring_notes()), tuple(rows))
+        f"for the DS-LSTM; {' or '.join(sweep.dtype)}; all frames valid. `train` is the gradient of the output's "
+        "mean with respect to the weights. The operations of a case are those of our program."
+    ]
+    if swept & {"backend", "unroll"}:
+        notes.append("Where a case has several rows of ours, `ours is faster by` is against the first of them.")
+    if absent:
+        notes.append(f"Left out, for they cannot run on this {jax.default_backend()}: {absent}.")
+    return Report("recurrence", (*notes, *measuring_notes(*sweep.dtype)), tuple(rows))
 
 
-def our_contender(inputs: list[np.ndarray], hidden: int, layers: int, passes: Pass) -> Contender:
-    """What we ship, as one compiled program over sequences [B, T, F]."""
-    module = Layers(hidden, layers)
-    arrays = [jnp.asarray(array) for array in inputs]
+def our_program(inputs: Sequence[np.ndarray], model: ModelConfig, passes: Pass) -> tuple[Any, tuple[Any, ...]]:
+    """What we ship as one jitted function over sequences [B, T, F], and its arguments."""
+    module = Layers(model)
+    arrays = [jnp.asarray(array, model.dtype) for array in inputs]
     variables = jax.jit(lambda *arrays: module.init(jax.random.key(0), *arrays, train=False))(*arrays)
 
     def forward(variables: Any, *arrays: jax.Array) -> Any:
@@ -74,5 +116,11 @@ def our_contender(inputs: list[np.ndarray], hidden: int, layers: int, passes: Pa
         others = {name: tree for name, tree in variables.items() if name != "params"}
         return jax.grad(mean, has_aux=True)(variables["params"], others, *arrays)
 
-    program = compile_program(jax.jit(train if passes == "train" else forward), variables, *arrays)
-    return Contender("dslstm_jax", lambda: program.run(variables, *arrays), program)
+    return jax.jit(train if passes == "train" else forward), (variables, *arrays)
+
+
+def our_contender(inputs: Sequence[np.ndarray], model: ModelConfig, passes: Pass) -> Contender:
+    """What we ship, compiled."""
+    function, arguments = our_program(inputs, model, passes)
+    program = compile_program(function, *arguments)
+    return Contender("dslstm_jax", lambda: program.run(*arguments), program)

@@ -1,0 +1,106 @@
+"""What `dslstm benchmark recurrence` sweeps besides sizes: dtype, backend, unroll; and its picture."""
+
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure
+
+from dslstm_jax.benchmark import measure, peers, plot, recurrence
+from dslstm_jax.benchmark.harness import Report
+from dslstm_jax.benchmark.recurrence import benchmark_recurrence
+from dslstm_jax.config import SweepConfig
+from dslstm_jax.errors import ConfigError
+
+SMALL = {"passes": ("train",), "batch": (2,), "time": (9,), "hidden": (5,), "layers": (1,)}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(measure, "GEMM_SIZE", 64)
+    monkeypatch.setattr(measure, "COPY_VALUES", 1024)
+    monkeypatch.setattr(peers, "installed", lambda *_: False)
+
+
+def test_types_backends_and_unrolling_are_columns_when_they_are_swept():
+    sweep = SweepConfig(
+        **SMALL, dtype=("float32", "bfloat16"), backend=("scan", "cudnn", "pallas_tpu"), unroll=(1, 4)
+    )
+    report = benchmark_recurrence(sweep, 3)
+    columns = list(report.rows[0])
+    assert columns[6:10] == ["dtype", "implementation", "backend", "unroll"]
+    assert all(list(row) == columns for row in report.rows)
+    found = [tuple(row[name] for name in ("cell", *columns[6:10])) for row in report.rows]
+    ours = lambda cell, dtype: [(cell, dtype, "dslstm_jax", "scan", unroll) for unroll in (1, 4)]  # noqa: E731
+    flax = lambda dtype: [("lstm", dtype, f"flax {cell}", None, None) for cell in ("LSTMCell", "OptimizedLSTMCell")]  # noqa: E731
+    expected = [*ours("lstm", "float32"), *flax("float32"), *ours("lstm", "bfloat16"), *flax("bfloat16")]
+    assert found == [*expected, *ours("ds_lstm", "float32"), *ours("ds_lstm", "bfloat16")]
+    assert "Left out, for they cannot run on this cpu: cudnn, pallas_tpu." in report.notes
+    assert report.rows[1]["ours is faster by"] == report.rows[1]["median ms"] / report.rows[0]["median ms"]
+
+
+def test_nothing_is_shown_that_is_not_swept():
+    report = benchmark_recurrence(SweepConfig(**SMALL, cell=("lstm",)), 3)
+    assert not {"dtype", "backend", "unroll"} & set(report.rows[0])
+    assert not any("Left out" in note for note in report.notes)
+
+
+def test_inputs_are_of_the_swept_type_and_loops_are_unrolled(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        recurrence, "compile_program", lambda function, *arguments: seen.append((function, arguments))
+    )
+    inputs = [measure.noise(2, 9, 4)]
+    for unroll in (1, 4):
+        model = recurrence.ModelConfig(hidden=5, layers=1, dtype="bfloat16", unroll=unroll)
+        recurrence.our_contender(inputs, model, "forward")
+    assert all(arguments[1].dtype == "bfloat16" for _, arguments in seen)
+    trips = [
+        [run.trips for run in measure.runs(function.lower(*arguments).as_text(dialect="hlo")) if run.trips]
+        for function, arguments in seen
+    ]
+    assert trips == [[9], [2]]
+
+
+def test_operations_of_other_backends_are_those_of_the_scan(monkeypatch):
+    model = recurrence.ModelConfig(hidden=5, layers=1)
+    scan = recurrence.our_contender([measure.noise(2, 9, 39)], model, "train")
+    kernel = replace(scan, program=replace(scan.program, operations=7.0))
+    monkeypatch.setattr(recurrence, "our_contender", lambda *_: kernel)
+    monkeypatch.setattr(recurrence, "runs_here", lambda _: True)
+    row = benchmark_recurrence(SweepConfig(**SMALL, cell=("lstm",), backend=("pallas_tpu",)), 3).rows[0]
+    assert row["backend"] == "pallas_tpu"
+    assert row["GFLOP/s"] * row["median ms"] * 1e6 == pytest.approx(scan.program.operations)
+
+
+def test_a_sweep_of_what_is_not_here_is_one_error():
+    with pytest.raises(ConfigError, match=r"sweep\.backend: cudnn, pallas_tpu cannot run on this cpu; add scan"):
+        benchmark_recurrence(SweepConfig(**SMALL, backend=("cudnn", "pallas_tpu")), 3)
+
+
+def test_many_cases_are_drawn_as_lines(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    rows = [
+        {
+            **{"cell": "lstm", "pass": passes, "batch": batch, "time": time, "dtype": "float32"},
+            **{"implementation": name, "unroll": unroll, "median ms": float(batch * time)},
+        }
+        for passes in ("forward", "train")
+        for time in (27, 400)
+        for batch in (1, 8, 32, 128)
+        for name, unroll in (("dslstm_jax", 1), ("dslstm_jax", 4), ("torch.nn.LSTM", None))
+    ]
+    plot.draw_report(Report("recurrence", (), tuple(rows)), tmp_path / "many.png")
+    (figure,) = figures
+    assert [panel.get_title() for panel in figure.axes] == ["time 27", "time 400", "", ""]
+    assert [panel.get_ylabel().split("\n")[0] for panel in figure.axes[::2]] == [
+        "lstm, forward, float32",
+        "lstm, train, float32",
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "dslstm_jax, unroll 1",
+        "dslstm_jax, unroll 4",
+        "torch.nn.LSTM",
+    ]
+    line = figure.axes[1].lines[2]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 8, 32, 128], [400, 3200, 12800, 51200])
