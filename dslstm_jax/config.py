@@ -186,7 +186,7 @@ class ModelConfig:
     """What runs the plain LSTM. scan: XLA, anywhere; cudnn: NVIDIA GPUs, in float32; pallas_tpu: a kernel for TPUs
     (bfloat16 from v4 on)."""
     unroll: int = 1
-    """Frames in one round of a recurrence's loop, where scan runs it: for accelerators to try."""
+    """Frames in one round of a recurrence's loop, where scan runs it. On a CPU more than 1 does not pay."""
     dropout: float = 0.0
     """Share of the units of each recurrent layer's output that are dropped in training, the same ones in all frames
     (Gal and Ghahramani 2016)."""
