@@ -251,8 +251,8 @@ def _recur_backward(
         y_kernel=_of_kernel(y, of_from_y),
         recurrent_kernel=jnp.concatenate([_of_kernel(hidden, of_gates), _of_kernel(hidden, of_candidates)], axis=-1),
         bias=jnp.concatenate([of_gates.sum((0, 1)), of_candidates.sum((0, 1))]),
-        gate_scale=None if of_scale is None else of_scale.sum(0),
-        gate_shift=None if of_shift is None else of_shift.sum(0),
+        gate_scale=jax.tree.map(partial(jnp.sum, axis=0), of_scale),
+        gate_shift=jax.tree.map(partial(jnp.sum, axis=0), of_shift),
         output_scale=jax.tree.map(jnp.zeros_like, weights.output_scale),
         output_shift=jax.tree.map(jnp.zeros_like, weights.output_shift),
     )
@@ -319,7 +319,8 @@ def ds_lstm(
         fill up the last block of frames count too.
       remat_every: keep only the state before every so many frames for the gradient, and compute what lies between
         again: less memory for long sequences, about a third more work. 0 keeps everything.
-      unroll: frames in one round of the loop. On a CPU 4 is no faster than 1, and takes three times as long to compile.
+      unroll: frames in one round of the loop. On a CPU 4 is no faster than 1, and takes three times as long to
+        compile.
 
     Returns:
       The normalized hidden state after each frame, the state after each row's last valid frame, and the statistics.
