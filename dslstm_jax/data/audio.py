@@ -4,6 +4,8 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32
 
+from dslstm_jax.data.quiet import quiet_libraries
 from dslstm_jax.errors import AudioError
 
 AUDIO_SUFFIXES = frozenset(
@@ -31,6 +34,10 @@ _MOST_CHANNELS = 32
 # Writers that cannot seek back leave a size near 2^31 or 2^32 in the header, and careless ones count the header
 # itself in; neither means that sound is missing.
 _STREAMED_BYTES, _SLACK_BYTES = 0x7FFF0000, 1024
+_BLOCK = 1 << 18
+"""Samples of each channel that `read_blocks` decodes at a time: 16 seconds at 16 kHz, 6 at 44.1."""
+_NOT_MPEG = (b"RIFF", b"RIFX", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"dns.")
+"""How files begin that libsndfile does not take for MP3, whose decoder prints on stderr; unless they are named so."""
 
 
 def read_audio(path: str | Path, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
@@ -48,12 +55,50 @@ def read_audio(path: str | Path, sample_rate: int, longest: float | None = None)
         samples, NaN or infinite samples, too long, too short or silent (`check_recording`).
     """
     try:
-        samples, file_rate = _decode(Path(path), longest)
-        recording = _to_mono_at_rate(samples, file_rate, sample_rate, longest)
+        with _open(Path(path)) as file:
+            _check_length(file.frames, file.samplerate, longest)
+            samples = _decode(file, file.frames)
+            _check_whole(file, len(samples))
+        recording = _to_mono_at_rate(samples, file.samplerate, sample_rate, longest)
         check_recording(recording, sample_rate)
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
     return recording
+
+
+def read_blocks(path: str | Path, sample_rate: int) -> Iterator[Float32[np.ndarray, " N"]]:
+    """A sound file of any length, piece by piece: memory holds one piece.
+
+    Side by side the pieces are what `read_audio` gives, to the last bits of the resampler.
+
+    Args:
+      path: the file.
+      sample_rate: of the pieces, in hertz.
+
+    Raises:
+      AudioError: as `read_audio`; what only the whole file can tell (truncated, silent) after the last piece.
+    """
+    try:
+        with _open(Path(path)) as file:
+            _check_rate("target rate", sample_rate)
+            resample = None
+            if file.samplerate != sample_rate:
+                resample = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+            found, given, silent, last = 0, 0, True, False
+            while not last:
+                samples = _decode(file, _BLOCK)
+                last = len(samples) < _BLOCK
+                found += len(samples)
+                block = _to_mono(samples) if len(samples) else np.zeros(0, np.float32)
+                if resample is not None:
+                    block = resample.resample_chunk(block, last=last)
+                silent = silent and not block.any()
+                given += len(block)
+                yield np.clip(block, -1.0, 1.0)
+            _check_whole(file, found)
+            _check_sound(given, silent, sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
 
 
 def read_header(path: str | Path) -> tuple[int, int]:
@@ -78,9 +123,13 @@ def check_recording(recording: Float32[np.ndarray, " N"], sample_rate: int) -> N
     Raises:
       AudioError: all samples are zero, or there are fewer than SHORTEST seconds of them.
     """
-    if len(recording) < SHORTEST * sample_rate:
-        raise AudioError(f"too short: {len(recording)} samples at {sample_rate} Hz, less than {SHORTEST} s")
-    if not recording.any():
+    _check_sound(len(recording), not recording.any(), sample_rate)
+
+
+def _check_sound(count: int, silent: bool, sample_rate: int) -> None:
+    if count < SHORTEST * sample_rate:
+        raise AudioError(f"too short: {count} samples at {sample_rate} Hz, less than {SHORTEST} s")
+    if silent:
         raise AudioError("digital silence: all samples are zero")
 
 
@@ -149,36 +198,48 @@ def _open(path: Path) -> soundfile.SoundFile:
             raise AudioError("not a regular file; sound cannot be read from a pipe or device")
         if status.st_size == 0:
             raise AudioError("the file is empty (0 bytes)")
-        path.open("rb").close()  # says why a file cannot be opened; soundfile does not
+        with path.open("rb") as opened:  # says why a file cannot be opened; soundfile does not
+            start = opened.read(4)
     except (OSError, ValueError) as error:
         raise AudioError(_reason(error)) from error
     try:
-        file = soundfile.SoundFile(os.fsencode(path))  # bytes: a name need not be text
+        is_mpeg = start not in _NOT_MPEG or path.suffix.lower() == ".mp3"
+        with quiet_libraries() if is_mpeg else nullcontext():
+            file = soundfile.SoundFile(os.fsencode(path))  # bytes: a name need not be text
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # TypeError: headerless, by suffix .raw
         reason = _reason(error)
         if "not a regular file" in reason:  # what libsndfile says where its MP3 decoder finds nothing
             reason = "no MPEG frame"
         raise AudioError(f"not a sound file soundfile can read ({reason}); convert it to WAV or FLAC") from error
+    try:
+        _check_rate("sample rate", file.samplerate)
+    except AudioError:
+        file.close()
+        raise
     if file.frames == sys.maxsize:  # FLAC from an encoder that could not seek back, which soundfile cannot read
         file.close()
         raise AudioError("its header does not say how long it is; convert it to WAV or FLAC once more")
     return file
 
 
-def _decode(path: Path, longest: float | None) -> tuple[Float32[np.ndarray, "N channels"], int]:
-    """All samples of a file and its rate; AudioError without the path."""
-    with _open(path) as file:
-        _check_length(file.frames, file.samplerate, longest)
-        try:
-            samples = file.read(dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise AudioError(f"damaged or truncated ({_reason(error)})") from error
-        except (MemoryError, ValueError) as error:  # NumPy's "array is too big"
-            raise AudioError(f"{file.frames} samples do not fit in memory") from error
-        if len(samples) < file.frames:
-            raise AudioError(f"truncated: {len(samples)} of its {file.frames} samples are there")
-        _check_complete(file.extra_info)
-        return samples, file.samplerate
+def _decode(file: soundfile.SoundFile, count: int) -> Float32[np.ndarray, "N channels"]:
+    """The next `count` samples of each channel, or as many as there are; AudioError without the path."""
+    try:
+        with quiet_libraries() if file.format == "MP3" else nullcontext():
+            return file.read(count, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"damaged or truncated ({_reason(error)})") from error
+    except (MemoryError, ValueError) as error:  # NumPy's "array is too big"
+        raise AudioError(f"{count} samples do not fit in memory") from error
+
+
+def _check_whole(file: soundfile.SoundFile, found: int) -> None:
+    """Makes sure that the `found` samples of each channel are all that the file promised."""
+    if found < file.frames:
+        raise AudioError(f"truncated: {found} of its {file.frames} samples are there")
+    _check_complete(file.extra_info)
+    if found == 0:
+        raise AudioError("no samples")
 
 
 def _check_length(count: int, sample_rate: float, longest: float | None) -> None:
@@ -220,14 +281,7 @@ def _to_mono_at_rate(
     _check_length(len(samples), sample_rate, longest)
     if samples.size == 0:
         raise AudioError("no samples")
-    peak = max(samples.max(), -samples.min())  # NaN passes through both
-    if not np.isfinite(peak):
-        raise AudioError("NaN or infinite samples")
-    if peak > _LARGEST_PEAK:
-        raise AudioError(
-            f"float samples reach {peak:.6g} where full scale is 1; scale them (16-bit values: divide by 32768)"
-        )
-    mono = samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples.astype(np.float32)
+    mono = _to_mono(samples)
     if sample_rate != target_rate:
         mono = soxr.resample(mono, float(sample_rate), float(target_rate), quality="HQ")
         if mono.size == 0:
@@ -235,10 +289,29 @@ def _to_mono_at_rate(
     return np.clip(mono, -1.0, 1.0)
 
 
+def _to_mono(samples: Float[np.ndarray, "N *channels"]) -> Float32[np.ndarray, " N"]:
+    """The mean of the channels of at least one sample, after checking its values."""
+    peak = max(samples.max(), -samples.min())  # NaN passes through both
+    if not np.isfinite(peak):
+        raise AudioError("NaN or infinite samples")
+    if peak > _LARGEST_PEAK:
+        raise AudioError(
+            f"float samples reach {peak:.6g} where full scale is 1; scale them (16-bit values: divide by 32768)"
+        )
+    return samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples.astype(np.float32)
+
+
 def _check_rate(name: str, rate: object) -> None:
     low, high = _RATE_RANGE
     if not isinstance(rate, int | float | np.integer | np.floating) or not low <= rate <= high:  # nor NaN
-        raise AudioError(f"{name} {rate!r}; give it in hertz, from {low:g} to {high:.0f}")
+        raise AudioError(f"{name} {_show(rate)}; give it in hertz, from {low:g} to {high:.0f}")
+
+
+def _show(value: object) -> str:
+    try:
+        return f"{_one_line(repr(value)):.50}"
+    except Exception:  # an integer of thousands of digits, or an object's own mistake
+        return f"of type {type(value).__name__}"
 
 
 def _reason(error: Exception) -> str:
