@@ -1,5 +1,8 @@
 """Prediction: any sound in, one answer out, whatever it is padded with."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ import dslstm_jax
 from dslstm_jax.data.pipeline import pad_waveforms
 from dslstm_jax.errors import AudioError, RunError
 from dslstm_jax.serving import predictor as predictor_module
-from dslstm_jax.serving.predictor import Prediction, Predictor, keep_programs, predict
+from dslstm_jax.serving.predictor import GROUP, Prediction, Predictor, keep_programs, predict
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,61 @@ def test_files_reads_no_further_than_it_must(predictor, tones):
     assert next(answers) == next(answers)
 
 
+def test_arrays_come_from_a_generator_without_end_that_uses_its_memory_again(predictor):
+    given = 0
+
+    def endless():
+        nonlocal given
+        block = np.empty(8_000, np.float32)
+        while True:
+            block[:] = 0 if given % 5 == 4 else noise(0.5, given % 5)
+            given += 1
+            yield block
+
+    answers = list(islice(predictor.arrays(endless(), 16_000), 100))
+    assert given < 100 + 2 * GROUP, "it is read as far as it must be"
+    expected = [predictor(noise(0.5, seed), 16_000) for seed in range(4)]
+    for index, answer in enumerate(answers):
+        if index % 5 == 4:
+            assert str(answer) == "digital silence: all samples are zero"
+        else:
+            np.testing.assert_allclose(shares([answer]), shares([expected[index % 5]]), atol=1e-5)
+
+
+def test_answers_do_not_depend_on_the_groups_before(predictor, tmp_path):
+    """What a resumed job starts with."""
+    for seed in range(10):
+        soundfile.write(tmp_path / f"{seed}.wav", noise(0.3 + 0.07 * seed, seed), 16_000)
+    paths = [tmp_path / f"{index * index % 11}.wav" for index in range(3 * GROUP - 9)]  # some are missing
+    whole = list(map(str, predictor.files(paths)))
+    assert list(map(str, predictor.files(paths[GROUP:]))) == whole[GROUP:]
+
+
+def test_much_sound_is_recognized_before_more_is_read(predictor, monkeypatch):
+    monkeypatch.setattr(predictor_module, "LONGEST", 2.0)
+    groups = []
+    monkeypatch.setattr(predictor, "_answer", lambda group, _: groups.append(len(group)) or iter(group))
+    recordings = [noise(seconds) for seconds in [0.9] * 7 + [0.015] * (GROUP + 2)]
+    assert len(list(predictor.arrays(recordings, 16_000))) == len(recordings)
+    assert groups == [3, 3, GROUP - 6, 9]
+
+
+def test_eight_threads_have_the_answers_of_one(predictor):
+    """500 calls at once, of one recording and of several, equal to the last bit."""
+    recordings = [noise(seconds, seed) for seed, seconds in enumerate([0.4, 0.9, 1.3, 0.6, 1.9])]
+
+    def call(number: int) -> list[Prediction]:
+        if number % 10 == 0:
+            return predictor.batch(recordings, 16_000)
+        return [predictor(recordings[number % 5], 16_000)]
+
+    expected = [call(number) for number in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(call, range(500)))
+    assert answers == [expected[number % 10] for number in range(500)]
+    assert expected[1] != expected[2]
+
+
 @pytest.mark.parametrize(
     ("samples", "rate"),
     [(np.zeros(0), 16_000), (np.full(100, np.nan), 16_000), (np.ones(100), 0), (np.ones((2, 2, 2)), 8000)],
@@ -138,7 +196,7 @@ def test_samples_without_sense_raise_one_error(predictor, samples, rate):
 def test_silence_and_clicks_are_no_speech(predictor):
     with pytest.raises(AudioError, match=r"^digital silence"):
         predictor(np.zeros(16_000), 16_000)
-    with pytest.raises(AudioError, match=r"^too short"):
+    with pytest.raises(AudioError, match=r"^recording 1: too short"):
         predictor.batch([noise(0.5), noise(0.005)], 16_000)
 
 

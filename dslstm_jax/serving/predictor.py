@@ -1,8 +1,9 @@
 """predict: sound in, emotion out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,25 +16,32 @@ import platformdirs
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config
-from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio
+from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio, read_blocks, read_header
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
 from dslstm_jax.errors import AudioError
 from dslstm_jax.models.recognizer import Variables, average, forward
 from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
+from dslstm_jax.serving.timeline import Cut, Window, cut, window_sizes
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.run import open_run
 
 ROWS = 8
 """Rows of the programs that serve many recordings; a single one has a program of one row."""
-WINDOW = 64
-"""Recordings that are read ahead and sorted by length."""
+GROUP = 64
+"""Recordings that are sorted by length and recognized together. No answer depends, not even in its last bits, on more
+than its group: a job can go on at a multiple of it as if it had not been stopped."""
+_READ_AHEAD = 2 * READING_THREADS
+"""Recordings that are read while others are recognized."""
 LONGEST = 600.0
 """Seconds; a longer recording is refused before it is decoded. The features of one row grow with its length: at ten
-minutes they take 1.7 GB."""
+minutes they take 1.7 GB. A group of recordings is closed when it has more than this, and a timeline has no limit."""
 _LONG = 64
 """Seconds; rows padded to more than this are recognized one by one: eight rows of ten minutes would take 9 GB."""
 
 T = TypeVar("T")
+Recording = Float[np.ndarray, " N"]
+Sound = Recording | Path | AudioError
+"""A recording; a file with more than LONGEST seconds, for its timeline; or what is wrong."""
 
 
 @partial(jax.jit, static_argnames="config")
@@ -60,10 +68,12 @@ class Prediction:
     label: str
     probabilities: dict[str, float]
     duration_seconds: float
+    windows: tuple[Window, ...] | None = None
+    """The timeline, if it was asked for."""
 
 
 class Predictor:
-    """A trained recognizer that takes sound of any rate, length and type.
+    """A trained recognizer that takes sound of any rate, length and type, from any number of threads.
 
     Recordings are padded to 1, 2, 4, 8, ... seconds, and one program is compiled for each of these lengths.
     """
@@ -94,22 +104,69 @@ class Predictor:
         """
         return self._recognize([self._prepare(samples, sample_rate)], rows=1)[0]
 
-    def batch(self, recordings: Sequence[npt.ArrayLike], sample_rate: float) -> list[Prediction]:
-        """Recognizes several recordings at once, those of like length together; see `__call__`."""
-        return self._recognize([self._prepare(samples, sample_rate) for samples in recordings], rows=ROWS)
+    def batch(self, recordings: Iterable[npt.ArrayLike], sample_rate: float) -> list[Prediction]:
+        """Recognizes several recordings at once, those of like length together; see `__call__`.
 
-    def files(self, paths: Iterable[str | Path]) -> Iterator[Prediction | AudioError]:
+        Raises:
+          AudioError: `recording INDEX: REASON`, the first that cannot be used.
+        """
+        predictions = []
+        for index, answer in enumerate(self.arrays(recordings, sample_rate)):
+            if isinstance(answer, AudioError):
+                raise AudioError(f"recording {index}: {answer}") from answer
+            predictions.append(answer)
+        return predictions
+
+    def arrays(self, recordings: Iterable[npt.ArrayLike], sample_rate: float) -> Iterator[Prediction | AudioError]:
+        """Recognizes recordings one after the other, as many as there are; one that cannot be used yields its error.
+
+        Memory holds some dozens of them; the answers come in their order.
+
+        Args:
+          recordings: as `__call__` takes them; any iterable, a generator without end too.
+          sample_rate: of all of them, in hertz.
+        """
+        prepare = partial(_or_error, partial(self._prepare, sample_rate=sample_rate))
+        return self._answers(map(prepare, recordings))  # in this thread: a generator may use its array again
+
+    def files(
+        self, paths: Iterable[str | Path | AudioError], *, window: float | None = None, hop: float = 1.0
+    ) -> Iterator[Prediction | AudioError]:
         """Recognizes files one after the other, as many as there are; what cannot be read yields its error.
 
-        Memory holds a window of files at a time; the answers come in the order of the paths.
+        Memory holds some dozens of them; the answers come in the order of the paths.
+
+        Args:
+          paths: any iterable; an error in the place of a path is passed on.
+          window: seconds; if given, each prediction has its timeline, and files may be of any length: the answer for
+            one with more than LONGEST seconds is the mean over its windows.
+          hop: seconds from one window to the next.
+
+        Raises:
+          ConfigError: a window or hop that makes no sense.
         """
-        with ThreadPoolExecutor(READING_THREADS) as pool:
-            for window in _windows(paths, WINDOW):
-                sounds = list(pool.map(self._read, window))
-                usable = [sound for sound in sounds if not isinstance(sound, AudioError)]
-                answers = iter(self._recognize(usable, rows=ROWS))
-                for sound in sounds:
-                    yield sound if isinstance(sound, AudioError) else next(answers)
+        sizes = None if window is None else window_sizes(window, hop, LONGEST, self.sample_rate)
+        read = partial(_or_error, partial(self._read, any_length=sizes is not None))
+        return self._answers(_read_ahead(read, paths), sizes)
+
+    def timeline(
+        self, samples: npt.ArrayLike, sample_rate: float, window: float = 3.0, hop: float = 1.0
+    ) -> list[Window]:
+        """Recognizes the parts of one recording of any length.
+
+        Args:
+          samples: as for `__call__`.
+          sample_rate: of `samples`, in hertz.
+          window: seconds of each part; a recording that is shorter is one part.
+          hop: seconds from the beginning of one part to that of the next. The last part ends with the recording, so
+            it may begin sooner.
+
+        Raises:
+          AudioError: as `__call__`, but for the length.
+          ConfigError: a window or hop that makes no sense.
+        """
+        sizes = window_sizes(window, hop, LONGEST, self.sample_rate)
+        return self._windows([self._prepare(samples, sample_rate, longest=None)], *sizes)
 
     def export(self, path: str | Path) -> None:
         """Writes one file that `load` reads, and any program that has JAX: docs/export.md.
@@ -119,26 +176,81 @@ class Predictor:
         """
         write_model(path, predict, self.variables, self.config, self.labels)
 
-    def _prepare(self, samples: npt.ArrayLike, sample_rate: float) -> Float[np.ndarray, " N"]:
-        recording = prepare_samples(samples, sample_rate, self.sample_rate, LONGEST)
+    def _prepare(self, samples: npt.ArrayLike, sample_rate: float, longest: float | None = LONGEST) -> Recording:
+        recording = prepare_samples(samples, sample_rate, self.sample_rate, longest)
         check_recording(recording, self.sample_rate)
         return recording
 
-    def _read(self, path: str | Path) -> Float[np.ndarray, " N"] | AudioError:
+    def _read(self, path: str | Path | AudioError, any_length: bool) -> Recording | Path:
+        if isinstance(path, AudioError):
+            raise path
+        if any_length:
+            samples, sample_rate = read_header(path)
+            if samples > LONGEST * sample_rate:
+                return Path(path)
+        return read_audio(path, self.sample_rate, LONGEST)
+
+    def _answers(
+        self, sounds: Iterable[Sound], sizes: tuple[int, int] | None = None
+    ) -> Iterator[Prediction | AudioError]:
+        for group in _groups(sounds, round(LONGEST * self.sample_rate)):
+            yield from self._answer(group, sizes)
+
+    def _answer(self, group: Sequence[Sound], sizes: tuple[int, int] | None) -> Iterator[Prediction | AudioError]:
+        recordings = [sound for sound in group if isinstance(sound, np.ndarray)]
+        predictions = self._recognize(recordings, ROWS)
+        if sizes is not None:
+            cuts = [list(cut([recording], *sizes)) for recording in recordings]
+            windows = iter(self._label([part for parts in cuts for part in parts], sizes[0]))
+            predictions = [
+                replace(prediction, windows=tuple(islice(windows, len(parts))))
+                for prediction, parts in zip(predictions, cuts, strict=True)
+            ]
+        answers = iter(predictions)
+        for sound in group:
+            if isinstance(sound, AudioError):
+                yield sound
+            elif isinstance(sound, Path) and sizes is not None:
+                yield self._long_file(sound, *sizes)
+            else:
+                yield next(answers)
+
+    def _long_file(self, path: Path, window: int, hop: int) -> Prediction | AudioError:
         try:
-            return read_audio(path, self.sample_rate, LONGEST)
+            windows = self._windows(read_blocks(path, self.sample_rate), window, hop)
         except AudioError as error:
             return error
+        shares = [list(part.probabilities.values()) for part in windows if part.probabilities is not None]
+        return replace(self._prediction(np.mean(shares, axis=0), windows[-1].end), windows=tuple(windows))
 
-    def _recognize(self, waveforms: Sequence[Float[np.ndarray, " N"]], rows: int) -> list[Prediction]:
+    def _windows(self, blocks: Iterable[Recording], window: int, hop: int) -> list[Window]:
+        parts = _take(cut(blocks, window, hop), GROUP)
+        return [answer for group in parts for answer in self._label(group, window)]
+
+    def _label(self, cuts: Sequence[Cut], length: int) -> list[Window]:
+        """The emotions of parts of at most `length` samples."""
+        answers = iter(self._recognize([part.samples for part in cuts if part.samples.any()], ROWS, length))
+        windows = []
+        for part in cuts:
+            start, end = part.start / self.sample_rate, (part.start + len(part.samples)) / self.sample_rate
+            if part.samples.any():
+                answer = next(answers)
+                windows.append(Window(start, end, answer.label, answer.probabilities))
+            else:
+                windows.append(Window(start, end, None, None))
+        return windows
+
+    def _recognize(self, waveforms: Sequence[Recording], rows: int, length: int | None = None) -> list[Prediction]:
+        """The emotions of recordings, padded to `length` samples or, if None, to the next bucket's."""
         buckets: dict[int, list[int]] = {}
         for index, waveform in enumerate(waveforms):
-            buckets.setdefault(bucket_length(len(waveform), self.sample_rate), []).append(index)
+            padded_length = length or bucket_length(len(waveform), self.sample_rate)
+            buckets.setdefault(padded_length, []).append(index)
         predictions: dict[int, Prediction] = {}
-        for length, indices in buckets.items():
-            side_by_side = rows if length <= _LONG * self.sample_rate else 1
-            for group in _windows(indices, side_by_side):
-                padded, lengths = pad_waveforms([waveforms[index] for index in group], side_by_side, length)
+        for padded_length, indices in buckets.items():
+            side_by_side = rows if padded_length <= _LONG * self.sample_rate else 1
+            for group in _take(indices, side_by_side):
+                padded, lengths = pad_waveforms([waveforms[index] for index in group], side_by_side, padded_length)
                 probabilities = np.asarray(self._probabilities(padded, lengths))
                 for index, row in zip(group, probabilities, strict=False):
                     seconds = len(waveforms[index]) / self.sample_rate
@@ -155,10 +267,41 @@ class Predictor:
         return Prediction(max(named, key=named.__getitem__), named, seconds)
 
 
-def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _take(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
-    while window := list(islice(iterator, size)):
-        yield window
+    while taken := list(islice(iterator, size)):
+        yield taken
+
+
+def _or_error(read: Callable[[T], Recording | Path], item: T) -> Sound:
+    try:
+        return read(item)
+    except AudioError as error:
+        return error
+
+
+def _read_ahead(read: Callable[[T], Sound], items: Iterable[T]) -> Iterator[Sound]:
+    """`map(read, items)`, some of them at a time in threads."""
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        waiting: deque[Future[Sound]] = deque()
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > _READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _groups(sounds: Iterable[Sound], most: int) -> Iterator[list[Sound]]:
+    """Groups that end at every GROUP-th sound, and before where they hold more than `most` samples."""
+    group: list[Sound] = []
+    for number, sound in enumerate(sounds, 1):
+        group.append(sound)
+        if number % GROUP == 0 or sum(len(each) for each in group if isinstance(each, np.ndarray)) > most:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def keep_programs() -> None:
