@@ -105,7 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         hints = dict.fromkeys(("train", "crossval"), "; go on with --resume")
-        hints |= {"prepare": "; the same command goes on from here"}
+        hints |= {
+            "prepare": "; the same command goes on from here",
+            "predict": "; with --output, go on with --resume",
+        }
         print(f"dslstm {command}: interrupted{hints.get(command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has had enough of it

@@ -1,36 +1,68 @@
-"""How `dslstm predict` prints its answers: a table, JSON lines or CSV."""
+"""How `dslstm predict` writes its answers: a table, JSON lines or CSV."""
 
 import csv
-from collections.abc import Sequence
-from typing import Protocol, TextIO
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TextIO
 
 from dslstm_jax.errors import AudioError
 from dslstm_jax.files import to_json
 from dslstm_jax.serving.predictor import Prediction
+from dslstm_jax.serving.timeline import Window
+
+Answer = Prediction | AudioError
+"""The emotion of one file, or why there is none."""
+
+_LONGEST_BAR = 8
+_SHORTEST_NAME = 24
+"""Characters that names keep before the bars grow."""
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def to_row(path: str, answer: Answer) -> dict[str, Any]:
+    """{"path", "label", "probabilities", "duration_seconds"}, and "windows" if asked for; or {"path", "error"}."""
+    if isinstance(answer, AudioError):
+        return {"path": path, "error": str(answer).removeprefix(f"{path}: ")}
+    row = {"path": path, **vars(answer)}
+    if answer.windows is None:
+        del row["windows"]
+    else:
+        row["windows"] = [vars(window) for window in answer.windows]
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Answer:
+    """What `to_row` made a row of.
+
+    Raises:
+      KeyError, TypeError: it is no such row.
+    """
+    values = dict(row)
+    path = values.pop("path")
+    if "error" in values:
+        return AudioError(f"{path}: {values['error']}")
+    if "windows" in values:
+        values["windows"] = tuple(Window(**window) for window in values["windows"])
+    return Prediction(**values)
 
 
 class Writer(Protocol):
-    """Prints the answers one after the other, each as soon as it is there."""
+    """Writes the answers one after the other, each as soon as it is there."""
 
     def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None: ...
 
-    def write(self, path: str, answer: Prediction | AudioError) -> None:
-        """Prints the emotion of one file, or why there is none."""
-
-
-def _reason(path: str, error: AudioError) -> str:
-    return str(error).removeprefix(f"{path}: ")
+    def write(self, path: str, answer: Answer) -> None:
+        """Writes the answer for one file."""
 
 
 class JSONWriter:
-    """{"path", "label", "probabilities", "duration_seconds"} or {"path", "error"}, one object a line."""
+    """The rows of `to_row`, one object a line."""
 
     def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None:  # noqa: ARG002
         self.stream = stream
 
-    def write(self, path: str, answer: Prediction | AudioError) -> None:
-        row = {"error": _reason(path, answer)} if isinstance(answer, AudioError) else vars(answer)
-        print(to_json({"path": path, **row}), file=self.stream, flush=True)
+    def write(self, path: str, answer: Answer) -> None:
+        print(to_json(to_row(path, answer)), file=self.stream, flush=True)
 
 
 class CSVWriter:
@@ -41,9 +73,9 @@ class CSVWriter:
         self.rows = csv.writer(stream, lineterminator="\n")
         self.rows.writerow(["path", "label", *labels, "duration_seconds", "error"])
 
-    def write(self, path: str, answer: Prediction | AudioError) -> None:
+    def write(self, path: str, answer: Answer) -> None:
         if isinstance(answer, AudioError):
-            self.rows.writerow([path, "", *("" for _ in self.labels), "", _reason(path, answer)])
+            self.rows.writerow([path, "", *("" for _ in self.labels), "", to_row(path, answer)["error"]])
         else:
             shares = [f"{answer.probabilities[label]:.6f}" for label in self.labels]
             self.rows.writerow([path, answer.label, *shares, f"{answer.duration_seconds:.3f}", ""])
@@ -51,21 +83,58 @@ class CSVWriter:
 
 
 class TableWriter:
-    """Columns for people; failures are left to stderr."""
+    """Columns for people; failures are left to stderr.
+
+    A terminal shows bars and percentages within its width, a pipe or file plain numbers and whole names.
+    """
 
     def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None:
         self.labels, self.stream = labels, stream
-        self.path_width = max(map(len, ["file", *paths]))
-        self.width = max(map(len, ["emotion", *labels]))
-        self._print("file", "emotion", labels)
+        self.path_width = max(len(_printable(path)) for path in ["file", *paths])
+        self.label_width = max(map(len, ["emotion", *labels]))
+        self.cell_width, self.gap, self.bar_width = self.label_width, 2, 0
+        if stream.isatty():
+            room = shutil.get_terminal_size().columns - self.label_width - 4
+            for_each = (room - min(self.path_width, _SHORTEST_NAME)) // len(labels)
+            self.bar_width = min(max(1, for_each - 5), _LONGEST_BAR)
+            self.cell_width, self.gap = self.bar_width + 4, 1
+            self.path_width = max(8, min(self.path_width, room - len(labels) * (self.cell_width + self.gap)))
+        self.plain_bars = not (getattr(stream, "encoding", None) or "").lower().startswith("utf")
+        self._print("file", "emotion", [f"{label[: self.cell_width]:>{self.cell_width}}" for label in labels])
 
-    def _print(self, path: str, label: str, cells: Sequence[str]) -> None:
-        columns = (f"{cell:>{self.width}}" for cell in cells)
-        print(f"{path:{self.path_width}}  {label:{self.width}}", *columns, sep="  ", file=self.stream, flush=True)
+    def _print(self, name: str, label: str, cells: Sequence[str]) -> None:
+        name = _printable(name)
+        if len(name) > self.path_width:
+            name = f"...{name[3 - self.path_width :]}"
+        columns = "".join(" " * self.gap + cell for cell in cells)
+        line = f"{name:{self.path_width}}  {label:{self.label_width}}  {columns}"
+        print(line.rstrip(), file=self.stream, flush=True)
 
-    def write(self, path: str, answer: Prediction | AudioError) -> None:
-        if isinstance(answer, Prediction):
-            self._print(path, answer.label, [f"{answer.probabilities[label]:.3f}" for label in self.labels])
+    def _cell(self, share: float) -> str:
+        if not self.bar_width:
+            return f"{share:{self.cell_width}.3f}"
+        if self.plain_bars:
+            bar = "#" * round(share * self.bar_width)
+        else:
+            whole, eighths = divmod(round(share * self.bar_width * 8), 8)
+            bar = "█" * whole + _EIGHTHS[eighths].strip()
+        return f"{bar:{self.bar_width}}{share:4.0%}"
+
+    def write(self, path: str, answer: Answer) -> None:
+        if isinstance(answer, AudioError):
+            return
+        self._print(path, answer.label, [self._cell(answer.probabilities[label]) for label in self.labels])
+        for window in answer.windows or ():
+            shares = window.probabilities or {}
+            cells = [self._cell(shares[label]) for label in self.labels if shares]
+            self._print(f"  {window.start:.1f}-{window.end:.1f} s", window.label or "-", cells)
+
+
+def _printable(name: str) -> str:
+    """A name in one line: what is no letter or sign is written as Python writes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 FORMATS: dict[str, type[Writer]] = {"table": TableWriter, "json": JSONWriter, "csv": CSVWriter}
+ENDINGS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "table"}
+"""The format of a file by its ending."""
