@@ -43,8 +43,8 @@ class Predict:
     resume: bool = False
     """Go on from FILE.part, which a killed job left beside --output. FILE becomes what it would have been."""
     timeline: bool = False
-    """Also recognize windows that slide over each recording, of any length. They are in the json and the table; the
-    answer for a recording over ten minutes is the mean over its windows."""
+    """Also recognize windows that slide over each recording, of any length. They are in the json and the table; one
+    of digital silence has no label. The answer for a recording over ten minutes is the mean over its windows."""
     window: float = 3.0
     """Seconds of each window of the timeline."""
     hop: float = 1.0
