@@ -64,8 +64,8 @@ def cut(blocks: Iterable[Float32[np.ndarray, " N"]], window: int, hop: int) -> I
             end = start + window
             yield Cut(start, kept[start - first : end - first])
             start += hop
-        behind = max(0, min(start, first + len(kept) - window) - first)  # neither the next nor the last part's
+        needed = min(start, first + len(kept) - window)  # by the next part or the last one
+        behind = max(0, needed - first)
         kept, first = kept[behind:], first + behind
-    length = first + len(kept)
-    if end < length:
-        yield Cut(max(0, length - window), kept[-window:])
+    if end < first + len(kept):
+        yield Cut(first, kept)
