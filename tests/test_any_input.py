@@ -1,5 +1,6 @@
 """Whatever is given for sound, there is an answer or one AudioError: no hang, no other exception, nothing printed."""
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -192,6 +193,17 @@ def test_any_array_at_any_rate(predictor, capfd):
     assert (captured.out, captured.err) == ("", "")
     print(kinds)
     assert min(kinds.values()) > 25
+
+
+def test_a_damaged_mp3_is_read_in_silence(tmp_path, capfd):
+    """The decoder comments on headers when the file is opened, and on frames when it is read."""
+    true = TRUE_FILES["a.mp3"]
+    for place in range(4, len(true), 5):
+        (tmp_path / "a.mp3").write_bytes(true[:place] + b"\xaa" * 3 + true[place + 3 :])
+        for read in (read_audio, lambda *path: list(read_blocks(*path))):
+            with contextlib.suppress(AudioError):
+                read(tmp_path / "a.mp3", RATE)
+    assert capfd.readouterr().err == ""
 
 
 def test_what_python_prints_meanwhile_is_not_lost(capfd):

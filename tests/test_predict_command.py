@@ -193,6 +193,19 @@ def test_a_damaged_middle_is_made_again(tmp_path):
         assert kept.read_bytes() == whole
 
 
+def test_a_row_that_is_missing_is_made_again(tmp_path):
+    kept = tmp_path / "x.part"
+    keep(kept, False, [])
+    whole = kept.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    del lines[2 * GROUP]
+    starts: list[int] = []
+    kept.write_bytes(b"".join(lines))
+    assert keep(kept, True, starts) == EXPECTED
+    assert starts == [GROUP]
+    assert kept.read_bytes() == whole
+
+
 def test_what_belongs_to_another_job_is_not_taken_over(tmp_path):
     kept = tmp_path / "x.part"
     keep(kept, False, [])

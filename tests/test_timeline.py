@@ -177,6 +177,19 @@ def test_blocks_of_bad_files_raise_what_the_whole_raises(tmp_path, monkeypatch, 
     assert str(pieces.value) == str(whole.value)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "au", "ogg", "mp3", "flac"])
+def test_blocks_of_a_cut_file_raise_what_the_whole_raises(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(2), RATE)
+    path.write_bytes(path.read_bytes()[:-3_000])
+    monkeypatch.setattr("dslstm_jax.data.audio._BLOCK", 3_001)
+    with pytest.raises(AudioError, match="truncated") as whole:
+        read_audio(path, RATE)
+    with pytest.raises(AudioError) as pieces:
+        list(read_blocks(path, RATE))
+    assert str(pieces.value) == str(whole.value)
+
+
 def test_the_command_writes_windows_and_pictures(trained, tmp_path, capsys):
     for folder, seconds in (("a", 2.5), ("b", 0.5)):
         (tmp_path / folder).mkdir()
@@ -222,6 +235,7 @@ def test_a_picture_shows_the_waveform_and_the_shares(tmp_path: Path) -> None:
     assert blue.mean() > 0.03
     assert orange.mean() > 1.5 * blue.mean()
     gray = np.abs(picture - 0x77 / 255).max(axis=2) < 0.02
+    assert gray.mean() > 0.1, "above the middle and below"
     columns = gray.any(axis=0)
     assert 0.5 < columns.mean() < 0.8, "a quarter of the recording is silent, and the legend has its place"
 
