@@ -67,6 +67,12 @@ def test_patterns_folders_and_files(capsys, trained, sounds, monkeypatch, given,
     assert (code, paths_of(out), err) == (0, found, [])
 
 
+def test_a_file_whose_name_is_a_pattern_is_itself(capsys, trained, sounds):
+    (sounds / "b" / "3.wav").symlink_to(sounds / "a" / "1.wav")
+    _, out, _ = run(capsys, "--model", trained, "--format", "json", sounds / "b" / "[3].wav")
+    assert paths_of(out) == [str(sounds / "b" / "[3].wav")]
+
+
 def test_a_pattern_that_matches_nothing_or_a_text_is_named(capsys, trained, sounds):
     code, out, err = run(capsys, "--model", trained, "--format", "json", sounds / "*.flac", sounds / "a" / "*")
     assert (code, len(out), len(err)) == (1, 4, 2)
