@@ -234,6 +234,7 @@ def test_a_picture_shows_the_waveform_and_the_shares(tmp_path: Path) -> None:
     )
     assert blue.mean() > 0.03
     assert orange.mean() > 1.5 * blue.mean()
+    assert blue.mean() + orange.mean() < 0.3, "from the middle of a window to that of a silent one nothing is drawn"
     gray = np.abs(picture - 0x77 / 255).max(axis=2) < 0.02
     assert gray.mean() > 0.1, "above the middle and below"
     columns = gray.any(axis=0)
