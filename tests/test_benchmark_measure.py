@@ -24,9 +24,13 @@ def test_contenders_take_turns_forward_and_backward(monkeypatch):
     assert len(race(contenders, 4)) == 3
     assert "".join(calls) == "abc" + "abc" + "cba" + "abc" + "cba"
     calls.clear()
-    monkeypatch.setattr(measure, "LIMIT", 0.0)
-    race(contenders, 100)
+    monkeypatch.setattr(measure, "PATIENCE", 1e12)
+    race(contenders, 100, limit=1e-9)
     assert len(calls) == 3 * (1 + measure.ROUNDS)
+    calls.clear()
+    monkeypatch.setattr(measure, "PATIENCE", 1)
+    race(contenders, 100, limit=1e-9)
+    assert len(calls) == 3 * (1 + 1)
 
 
 def test_each_contender_gets_its_own_times():

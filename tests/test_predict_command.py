@@ -393,7 +393,8 @@ def test_many_files_some_of_them_bad_killed_and_resumed(trained, tmp_path, count
         f"{count} files in {time.monotonic() - begin:.0f} s; {early:.0f} MiB after a fifth, {late:.0f} near the end"
     )
     assert undisturbed.returncode == 1
-    assert late < early + 32
+    if count >= 10_000:  # among fewer, the programs of all lengths are still being compiled after a fifth
+        assert late < early + 32
     assert out == f"answers: {tmp_path / 'one.csv'} ({BAD} of {count} files could not be used)\n"
     rows = list(csv.DictReader((tmp_path / "one.csv").open()))
     assert [row["path"] for row in rows] == [str(path) for path in paths]

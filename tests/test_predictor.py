@@ -1,5 +1,7 @@
 """Prediction: any sound in, one answer out, whatever it is padded with."""
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -39,6 +41,16 @@ def test_one_recording(predictor, tones):
     assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-6)
     assert prediction.duration_seconds == pytest.approx(len(samples) / rate)
     assert len(set(shares([prediction])[0])) > 1
+
+
+@pytest.mark.parametrize("backend", ["cudnn", "pallas_tpu"])
+def test_a_run_that_was_trained_on_an_accelerator_predicts_here(predictor, trained, tmp_path, backend):
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    config["model"]["lstm_backend"] = backend
+    file.write_text(json.dumps(config))
+    assert dslstm_jax.load(tmp_path / "run")(noise(1), 16_000) == predictor(noise(1), 16_000)
 
 
 def test_rates_channels_and_types_are_taken_as_they_come(predictor, tones):

@@ -64,6 +64,7 @@ def _spectrogram(
     if shortest:
         samples = waveforms.shape[1]
         waveforms = zero_padding(waveforms, length_mask(lengths, samples))
-        waveforms = jnp.pad(waveforms, ((0, 0), (0, max(shortest - samples, 0))))
+        if samples < shortest:  # so written, it is decided for any number of samples from `shortest` on
+            waveforms = jnp.pad(waveforms, ((0, 0), (0, shortest - samples)))
         lengths = jnp.where(lengths > 0, jnp.maximum(lengths, shortest), 0)
     return mel_spectrogram(waveforms, lengths, config, sample_rate)

@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import export
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dslstm_jax.config import Config, ModelConfig
@@ -58,7 +59,9 @@ def align(
       ConfigError: x is too short, or has more than two frames for one of y's.
     """
     steps, lengths = x.shape[1] // 2 - 1, jnp.clip(x_lengths // 2 - 1, 0, y_lengths)
-    if not 1 <= steps <= y.shape[1]:
+    if export.is_symbolic_dim(steps):
+        steps = jax.core.min_dim(steps, y.shape[1])
+    elif not 1 <= steps <= y.shape[1]:
         raise ConfigError(
             f"features.spectrograms: their CNNs give {x.shape[1]} and {y.shape[1]} frames, which cannot be aligned "
             "two to one; give the first about twice the frames of the second, and at least 20"

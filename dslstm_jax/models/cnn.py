@@ -54,7 +54,7 @@ class CNN(nn.Module):
         x = spectrogram[..., None]
         for layer, channels in enumerate(self.channels):
             time, frequency = block_size(time, self.kernel[1]), block_size(frequency, self.kernel[0])
-            if min(time, frequency) < 1:
+            if time < 1 or frequency < 1:
                 size = " frames of ".join(map(str, spectrogram.shape[1:]))
                 raise ConfigError(
                     f"features.spectrograms: {size} bands are too few for {len(self.channels)} CNN layers"

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.masking import zero_padding
@@ -328,8 +328,10 @@ def ds_lstm(
     sequences are), but for the outputs, which are of x's type again.
     """
     steps = mask.shape[1]
-    chunks = -(-steps // (remat_every or FRAMES_AT_ONCE))
-    frames = -(-steps // chunks)
+    frames = remat_every or FRAMES_AT_ONCE
+    chunks = -(-steps // frames)
+    if not export.is_symbolic_dim(steps):  # in an exported program the last chunk is filled up
+        frames = -(-steps // chunks)
 
     def in_chunks(frames_first: Float[Array, "T *A"]) -> Float[Array, "N T//N *A"]:
         more = [(0, chunks * frames - steps)] + [(0, 0)] * (frames_first.ndim - 1)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.errors import RunError
 from dslstm_jax.files import to_json, whole_file
+from dslstm_jax.models.branches import shortest_recording
 from dslstm_jax.models.recognizer import Variables, count_classes
 
 SUFFIX = ".dslstm"
@@ -64,7 +65,7 @@ def write_model(
     nowhere = dataclasses.replace(config.corpus, root=None, roots=(), manifest=None)  # folders of this machine
     config = dataclasses.replace(config, model=portable, corpus=nowhere)
     weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()}
-    shortest = config.features.mfcc.frame_length
+    shortest = max(config.features.mfcc.frame_length, shortest_recording(config))
 
     def probabilities(weights: dict[str, Array], waveforms: Array, lengths: Array) -> Array:
         return predict(unflatten_dict(weights, sep="/"), waveforms, lengths, config=config)

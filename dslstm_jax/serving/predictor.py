@@ -20,6 +20,7 @@ from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio, 
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
 from dslstm_jax.errors import AudioError
 from dslstm_jax.models.recognizer import Variables, average, forward
+from dslstm_jax.recurrence.lstm import runs_here
 from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
 from dslstm_jax.serving.timeline import Cut, Window, cut, window_sizes
 from dslstm_jax.training.checkpoint import load_best
@@ -329,5 +330,8 @@ def load(run: str | Path) -> Predictor:
     if path.is_file() or path.suffix == SUFFIX:
         return Predictor(*read_model(path))
     opened = open_run(path)
+    if not runs_here(opened.config.model.lstm_backend):  # the scan gives the same answers anywhere
+        model = replace(opened.config.model, lstm_backend="scan")
+        opened = replace(opened, config=replace(opened.config, model=model))
     variables, _ = load_best(opened)
     return Predictor(variables, opened.config, opened.labels)
