@@ -1,11 +1,14 @@
-"""A recipe for unknown speakers: the paper's architecture, smaller, regularized, and with time as it is.
+"""Towards a recipe for unknown speakers: the paper's architecture, smaller, regularized, and with time as it is.
 
-dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
+    dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
+
+It is being worked on: no score is published yet, and the values will change.
 """
 
 from dslstm_jax.config import (
     AugmentationConfig,
     Config,
+    DataConfig,
     FeaturesConfig,
     ModelConfig,
     SpectrogramConfig,
@@ -13,6 +16,7 @@ from dslstm_jax.config import (
 )
 
 config = Config(
+    data=DataConfig(max_lengths=3),
     augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=2, time_masks=2),
     features=FeaturesConfig(
         spectrograms=(
@@ -21,16 +25,16 @@ config = Config(
         )
     ),
     model=ModelConfig(
-        channels=(16, 32),
+        channels=(16, 16),
         hidden=64,
         mfcc_hidden=64,
-        dropout=0.3,
+        dropout=0.4,
         normalize="corpus",
         pooling="attention",
         recurrent_norm="none",
     ),
     training=TrainingConfig(
-        epochs=60,
+        epochs=50,
         batch_size=16,
         learning_rate=2e-3,
         schedule="cosine",
@@ -40,5 +44,6 @@ config = Config(
         label_smoothing=0.1,
         class_weights="balanced",
         ema_decay=0.99,
+        choose_over=10,
     ),
 )
