@@ -339,12 +339,10 @@ def convolution_block(
       The outputs, U = `block_size(T, t)` and G = `block_size(F, f)`, and the running statistics after this batch. Of
       each row's outputs the first `block_size(length, t)` are valid and the others 0.
     """
-    time, (convolved_lengths, windows) = (
-        x.shape[1],
-        (size(lengths, kernel.shape[0]) for size in (_convolved_size, block_size)),
-    )
+    time, taps = x.shape[1], kernel.shape[0]
+    convolved_lengths = _convolved_size(lengths, taps)
     frames = length_mask(lengths, time, whole)[:, :, None, None]
-    valid = length_mask(windows, block_size(time, kernel.shape[0]), whole)
+    valid = length_mask(block_size(lengths, taps), block_size(time, taps), whole)
     x = jnp.where(frames, x, 0)
     dtype, wide = dtype or x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     one_channel, level = x.shape[-1] == 1, jnp.zeros((), wide)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from golden_arrays import ROWS
 from tiny import MODEL, SPECTROGRAMS, tiny_config
 
 import dslstm_jax
@@ -24,16 +25,6 @@ from dslstm_jax.serving.predictor import Prediction, Predictor, predict
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("happy", "neutral", "angry", "sad")
-ROWS = (
-    "m_lstm",
-    "cnn_lstm_512",
-    "cnn_lstm_1024",
-    "cnn_lstm_both",
-    "cnn_lstm_512_plus_m_lstm",
-    "cnn_lstm_both_plus_m_lstm",
-    "m_ds_lstm",
-    "dual_level",
-)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ ROOMS = [
     ["errors"],
     ["files"],
     ["progress"],
+    ["config_checks"],
     ["config"],
     ["masking"],
     ["batching"],

@@ -40,7 +40,9 @@ _NOT_MPEG = (b"RIFF", b"RIFX", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".s
 """How files begin that libsndfile does not take for MP3, whose decoder prints on stderr; unless they are named so."""
 
 
-def read_audio(path: str | Path, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
+def read_audio(
+    path: str | Path, sample_rate: int, longest: float | None = None, most_values: int | None = None
+) -> Float32[np.ndarray, " N"]:
     """One sound file as mono samples in [-1, 1] (mean of the channels) at `sample_rate` (hertz).
 
     A 16-bit mono file at `sample_rate` comes back exactly as int16 / 32768; see `prepare_samples` for the rest.
@@ -49,6 +51,7 @@ def read_audio(path: str | Path, sample_rate: int, longest: float | None = None)
       path: the file.
       sample_rate: of the result, in hertz.
       longest: in seconds; a file that is longer by its header is not decoded.
+      most_values: samples times channels; a file with more by its header is not decoded.
 
     Raises:
       AudioError: `PATH: REASON` in one line, whatever is wrong: missing, unreadable, not sound, truncated, no
@@ -57,6 +60,11 @@ def read_audio(path: str | Path, sample_rate: int, longest: float | None = None)
     try:
         with _open(Path(path)) as file:
             _check_length(file.frames, file.samplerate, longest)
+            if most_values is not None and file.frames * file.channels > most_values:
+                raise AudioError(
+                    f"{file.frames} samples of {file.channels} channels, but at most {most_values:,} values can be "
+                    "decoded; lower its rate, or mix it to mono"
+                )
             samples = _decode(file, file.frames)
             _check_whole(file, len(samples))
         recording = _to_mono_at_rate(samples, file.samplerate, sample_rate, longest)

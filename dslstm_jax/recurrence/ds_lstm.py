@@ -30,7 +30,14 @@ from dslstm_jax.recurrence.batch_norm import (
     sum_over_devices,
     update_running,
 )
-from dslstm_jax.recurrence.lstm_cell import LSTMState, initial_state, keep_state_at_padding, sigmoid
+from dslstm_jax.recurrence.lstm_cell import (
+    LSTMState,
+    initial_state,
+    keep_state_at_padding,
+    kernel_gradient,
+    product,
+    sigmoid,
+)
 
 Norm = Literal["step", "shared", "layer", "none"]
 """What normalizes the gates and the outputs.
@@ -87,22 +94,6 @@ class _Trace(NamedTuple):
     """Those of the batch that the gates are normalized by."""
 
 
-def _product(a: Float[Array, "*N I"], b: Float[Array, "I K"]) -> Float[Array, "*N K"]:
-    """Of operands in a's type, added up in float32 at least."""
-    return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=_precise(a.dtype))
-
-
-def _of_kernel(inputs: Float[Array, "T B I"], of_outputs: Float[Array, "T B K"]) -> Float[Array, "I K"]:
-    """The gradient of a kernel that all frames were multiplied by, in one product."""
-    rows, of_rows = (a.reshape(-1, a.shape[-1]).astype(inputs.dtype) for a in (inputs, of_outputs))
-    return jnp.matmul(rows.T, of_rows, preferred_element_type=_precise(inputs.dtype))
-
-
-def _precise(dtype: Any) -> Any:
-    """The type of states, statistics and sums for sequences of this type."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def _normalize_rows(
     norm: Norm, gates: Float[Array, "B 4*H"], scale: Float[Array, " 4*H"], shift: Float[Array, " 4*H"]
 ) -> Float[Array, "B 4*H"]:
@@ -155,9 +146,9 @@ def _recur_forward(
     def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
         from_x, from_y, valid, running = inputs
         hidden = state.hidden.astype(x.dtype)
-        raw = sigmoid(_product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates])
+        raw = sigmoid(product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates])
         from_inputs = jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1)
-        candidates = jnp.tanh(_product(hidden, candidates_kernel) + weights.bias[gates:] + from_inputs)
+        candidates = jnp.tanh(product(hidden, candidates_kernel) + weights.bias[gates:] + from_inputs)
         moments = None
         if norm not in REMEMBERING:
             normalized = _normalize_rows(norm, raw, weights.gate_scale, weights.gate_shift)
@@ -173,7 +164,7 @@ def _recur_forward(
         state = keep_state_at_padding(valid, LSTMState(o * jnp.tanh(cell), cell), state)
         return state, _Trace(*state, raw, candidates, moments)
 
-    projections = _product(x, weights.x_kernel), _product(y, weights.y_kernel)
+    projections = product(x, weights.x_kernel), product(y, weights.y_kernel)
     final, trace = lax.scan(step, initial, (*projections, mask, running), unroll=unroll)
     return (trace.hidden, final, trace.moments), (weights, x, y, mask, initial, trace)
 
@@ -232,8 +223,8 @@ def _recur_backward(
         of_candidates = jnp.concatenate([of_cell * i_time, of_cell * i_frequency], axis=-1)
         of_candidates = jnp.where(rows, of_candidates * (1 - candidates**2), 0)
         of_previous = LSTMState(
-            _product(of_gates.astype(x.dtype), gates_kernel)
-            + _product(of_candidates.astype(x.dtype), candidates_kernel),
+            product(of_gates.astype(x.dtype), gates_kernel)
+            + product(of_candidates.astype(x.dtype), candidates_kernel),
             of_cell * f,
         )
         of_previous = keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell))
@@ -247,17 +238,19 @@ def _recur_backward(
     of_from_x, of_from_y = (jnp.concatenate([of_gates, a], axis=-1) for a in (of_time, of_frequency))
     hidden = before.hidden.astype(x.dtype)
     of_weights = DSLSTMWeights(
-        x_kernel=_of_kernel(x, of_from_x),
-        y_kernel=_of_kernel(y, of_from_y),
-        recurrent_kernel=jnp.concatenate([_of_kernel(hidden, of_gates), _of_kernel(hidden, of_candidates)], axis=-1),
+        x_kernel=kernel_gradient(x, of_from_x),
+        y_kernel=kernel_gradient(y, of_from_y),
+        recurrent_kernel=jnp.concatenate(
+            [kernel_gradient(hidden, of_gates), kernel_gradient(hidden, of_candidates)], axis=-1
+        ),
         bias=jnp.concatenate([of_gates.sum((0, 1)), of_candidates.sum((0, 1))]),
         gate_scale=jax.tree.map(partial(jnp.sum, axis=0), of_scale),
         gate_shift=jax.tree.map(partial(jnp.sum, axis=0), of_shift),
         output_scale=jax.tree.map(jnp.zeros_like, weights.output_scale),
         output_shift=jax.tree.map(jnp.zeros_like, weights.output_shift),
     )
-    of_x = _product(of_from_x.astype(x.dtype), weights.x_kernel.T).astype(x.dtype)
-    of_y = _product(of_from_y.astype(y.dtype), weights.y_kernel.T).astype(y.dtype)
+    of_x = product(of_from_x.astype(x.dtype), weights.x_kernel.T).astype(x.dtype)
+    of_y = product(of_from_y.astype(y.dtype), weights.y_kernel.T).astype(y.dtype)
     return of_weights, of_x, of_y, None, None if train else of_running, of_initial
 
 
@@ -343,7 +336,7 @@ def ds_lstm(
 
     if initial is None:
         initial = initial_state(x, weights.recurrent_kernel.shape[0])
-    initial = jax.tree.map(lambda a: a.astype(_precise(x.dtype)), initial)
+    initial = jax.tree.map(lambda a: a.astype(jnp.promote_types(x.dtype, jnp.float32)), initial)
     rows = None if statistics is None else _rows(statistics.gates, steps)
     inputs = (zero_padding(x, mask).swapaxes(0, 1), zero_padding(y, mask).swapaxes(0, 1), mask.T, rows)
     final, by_chunk = lax.scan(

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 from jaxtyping import Float
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from dslstm_jax.data.audio import read_audio, read_header
+from dslstm_jax.data.audio import read_audio
 from dslstm_jax.errors import AudioError
 from dslstm_jax.files import to_json
 from dslstm_jax.serving.predictor import LONGEST, Predictor
@@ -106,8 +105,7 @@ def recognize(predictor: Predictor, path: Path) -> dict[str, Any]:
       AudioError: the sound cannot be read or used; without the path.
     """
     try:
-        _check_values(path)
-        samples = read_audio(path, predictor.sample_rate, LONGEST)
+        samples = read_audio(path, predictor.sample_rate, LONGEST, MOST_VALUES)
     except AudioError as error:
         raise AudioError(str(error).removeprefix(f"{path}: ")) from error
     prediction = predictor(samples, predictor.sample_rate)
@@ -180,17 +178,6 @@ async def _receive(request: Request, file: BinaryIO) -> None:
         file.write(chunk)
     if size == 0:
         raise HTTPException(400, "nothing was sent; the body is the sound file: curl --data-binary @FILE")
-
-
-def _check_values(path: Path) -> None:
-    """Refuses a file that would not fit in memory, before it is decoded."""
-    read_header(path)
-    with soundfile.SoundFile(path) as file:
-        if file.frames * file.channels > MOST_VALUES:
-            raise AudioError(
-                f"{file.frames} samples of {file.channels} channels, but at most {MOST_VALUES:,} values can be "
-                "decoded; lower its rate, or mix it to mono"
-            )
 
 
 def _peaks(samples: Float[np.ndarray, " N"]) -> Float[np.ndarray, " P"]:
