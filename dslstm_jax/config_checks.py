@@ -32,7 +32,8 @@ def check_sweep(sweep: SweepConfig) -> None:
 
 def check(config: Config) -> None:
     """Refuses values that no code below could make sense of, naming the flag."""
-    _check_choices("model", config.model)
+    for room in ("data", "model", "training"):
+        _check_choices(room, getattr(config, room))
     if config.data.max_lengths < 1:
         raise ConfigError(f"data.max_lengths is {config.data.max_lengths}; it must be at least 1")
     if not 0.0 <= config.model.dropout < 1.0:

@@ -9,6 +9,7 @@ from golden_arrays import ROWS
 from dslstm_jax.config import (
     Config,
     CorpusConfig,
+    DataConfig,
     FeaturesConfig,
     MfccConfig,
     ModelConfig,
@@ -65,6 +66,8 @@ def test_json_mistakes_are_named(values, named):
         ({"training": TrainingConfig(epochs=5, schedule="cosine", warmup=5.0)}, "training.warmup is 5.0.* the 5 of"),
         ({"training": TrainingConfig(schedule="cosine", warmup=-1.0)}, "training.warmup"),
         ({"training": TrainingConfig(warmup=2.0)}, "--training.schedule cosine"),
+        ({"training": TrainingConfig(schedule="cosin")}, "training.schedule is cosin; .* halve, cosine"),
+        ({"data": DataConfig(on_error="go on")}, "data.on_error is go on; .* stop, skip"),
         ({"features": FeaturesConfig(mfcc=MfccConfig(n_fft=256))}, "features.mfcc.n_fft"),
         ({"model": ModelConfig("none", mfcc_branch=False)}, "both branches are off"),
     ],
