@@ -236,8 +236,8 @@ def lstm_stack(
         them: for dropout. They are constants: no gradient flows to them. None: 1.
       remat_every: save the states for the gradient only every so many frames, and compute what lies between again:
         less memory for long sequences, more time. 0: save everything. Only scan heeds it.
-      unroll: frames in one round of the loop. On a CPU more than 1 does not pay: 4 trains 8 to 20 % slower, forward
-        is no faster, and compiling takes two to four times as long. Only scan heeds it.
+      unroll: frames in one round of the loop. On a CPU more than 1 seldom pays: in float32 4 trains 1 to 38 %
+        slower (BENCHMARKS.md), and compiling takes two to four times as long. Only scan heeds it.
       backend: scan runs anywhere; cudnn on NVIDIA GPUs, in float32, where each row's valid frames come first;
         pallas_tpu on TPUs, a kernel that keeps the recurrent weights in vector memory.
 
