@@ -19,3 +19,13 @@ class AudioError(DslstmError):
 
 class RunError(DslstmError):
     """A run folder or checkpoint that is missing, incomplete or does not fit."""
+
+
+def one_line(error: object) -> str:
+    """What a library says, without its line breaks; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Of a library that says too much; its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -27,8 +27,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dslstm_jax.errors import RunError
-from dslstm_jax.training import checkpoint
+from dslstm_jax.training import checkpoint, digests
 from dslstm_jax.training.checkpoint import Checkpoints, Progress
+from dslstm_jax.training.digests import find_fault
 from dslstm_jax.training.step import Totals, TrainState
 
 OPTIMIZER = optax.adam(1e-3)
@@ -234,16 +235,16 @@ def test_one_flipped_bit_in_any_file_of_the_newest_is_noticed(three, tmp_path):
 
 def test_each_byte_of_the_digests_counts(three, tmp_path):
     folder = copy(three, tmp_path) / "3"
-    digests = folder / "SHA256SUMS"
-    data = digests.read_bytes()
-    assert checkpoint._fault(folder) is None
+    listed = folder / "SHA256SUMS"
+    data = listed.read_bytes()
+    assert find_fault(folder) is None
     end = data.index(b"\n")
     others = [
         data[:position] + bytes([data[position] ^ 7]) + data[position + 1 :] for position in (0, 64, 65, 66, end, -2)
     ]
     for other in (b"", data[: end + 1], data[end + 1 :], data[:-1] + b"\r", data[:-1], data + b"\n", *others):
-        digests.write_bytes(other)
-        assert "is damaged" in checkpoint._fault(folder)
+        listed.write_bytes(other)
+        assert "is damaged" in find_fault(folder)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +417,7 @@ def test_no_digests_no_checkpoint_and_the_best_before_is_still_there(tmp_path, m
     save(tmp_path / "c", 0.9, 0.2, 0.3)
     with Checkpoints(tmp_path / "c") as checkpoints:
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_text", raising(RunError("cannot write: No space left on device")))
+            patch.setattr(digests, "write_text", raising(RunError("cannot write: No space left on device")))
             checkpoints.save(state(4), Progress(5, 0, None, records(4)), 0.95)
             with pytest.raises(RunError, match="checkpoint 4 cannot be saved: no space left; checkpoint 3 is intact"):
                 checkpoints.wait()
@@ -432,7 +433,7 @@ def test_an_old_checkpoint_goes_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     save(tmp_path / "c", None, None, None)
     assert names(tmp_path / "c") == {".deleted", "2", "3"}
-    assert checkpoint._fault(tmp_path / "c" / ".deleted" / "1") is None
+    assert find_fault(tmp_path / "c" / ".deleted" / "1") is None
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

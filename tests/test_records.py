@@ -26,12 +26,14 @@ from trees import emodb_tree, manifest_tree, ravdess_tree, real_data, tfds_tree,
 
 from dslstm_jax.cli import main
 from dslstm_jax.config import Config, CorpusConfig, SyntheticConfig
+from dslstm_jax.data import prepare as preparation
 from dslstm_jax.data import records
 from dslstm_jax.data.corpora import CORPORA, Corpus, load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
+from dslstm_jax.data.prepare import Prepared, prepare
 from dslstm_jax.data.reading import read_utterance
-from dslstm_jax.data.records import BUILDERS, Prepared, name_utterances, prepare
+from dslstm_jax.data.records import BUILDERS, name_utterances
 from dslstm_jax.data.waveform import tfds
 from dslstm_jax.errors import ConfigError, CorpusError, DslstmError, RunError
 
@@ -161,7 +163,7 @@ class Killed(BaseException):
 @pytest.fixture
 def ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CorpusConfig:
     """Ten utterances, decoded in chunks of four."""
-    monkeypatch.setattr(records, "CHUNK", 4)
+    monkeypatch.setattr(preparation, "CHUNK", 4)
     root = emodb_tree(tmp_path / "ten", texts=("a01",), emotions="FNWTL")
     return CorpusConfig("emodb", root=str(root))
 
@@ -182,19 +184,19 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
 @pytest.mark.parametrize(
     ("owner", "name", "call", "decoded_again"),
     [
-        (records, "_read", 0, 10),
-        (records, "_read", 5, 6),
-        (records.np, "savez", 0, 10),
-        (records.np, "savez", 2, 2),
-        (records, "_build", 0, 0),
+        (preparation, "read_sound", 0, 10),
+        (preparation, "read_sound", 5, 6),
+        (preparation.np, "savez", 0, 10),
+        (preparation.np, "savez", 2, 2),
+        (preparation, "_build", 0, 0),
         (records, "_example", 3, 0),
         (records._Writer, "write", 0, 0),
-        (records, "scan", 0, 0),
-        (records, "write_text", 0, 0),
-        (records, "write_json", 0, 0),
-        (records, "_move", 0, 0),
-        (records.os, "fsync", 5, 0),
-        (records.shutil, "rmtree", 1, None),
+        (preparation, "scan", 0, 0),
+        (preparation, "write_text", 0, 0),
+        (preparation, "write_json", 0, 0),
+        (preparation, "_move", 0, 0),
+        (preparation.os, "fsync", 5, 0),
+        (preparation.shutil, "rmtree", 1, None),
     ],
 )
 def test_killed_and_started_again(
@@ -214,8 +216,8 @@ def test_killed_and_started_again(
             make(ten, output)
     assert (output / "dslstm_emodb" / "1.0.0").exists() == (decoded_again is None)
     decoded = []
-    real = records._read
-    monkeypatch.setattr(records, "_read", lambda *given, **named: decoded.append(0) or real(*given, **named))
+    real = preparation.read_sound
+    monkeypatch.setattr(preparation, "read_sound", lambda *given, **named: decoded.append(0) or real(*given, **named))
     made = make(ten, output)
     assert made.made == (decoded_again is not None)
     assert len(decoded) == (decoded_again or 0)
@@ -227,7 +229,7 @@ def test_changed_recordings_are_read_again(
     ten: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as dying:
-        kill_at(dying, records, "_build", 0)
+        kill_at(dying, preparation, "_build", 0)
         with pytest.raises(Killed):
             make(ten, tmp_path / "out")
     first = Path(load_corpus(ten).utterances[0].path)
@@ -236,7 +238,7 @@ def test_changed_recordings_are_read_again(
     same_utterances(load_corpus(ten), prepared(make(ten, tmp_path / "out").folder))
     for change in ({"sample_rate": 8_000}, {"longest": 0.3}):
         with monkeypatch.context() as dying:
-            kill_at(dying, records, "_build", 0)
+            kill_at(dying, preparation, "_build", 0)
             with pytest.raises(Killed):
                 make(ten, tmp_path / "other")
         made = make(ten, tmp_path / "other", **change)
@@ -399,7 +401,7 @@ def test_other_voices_are_another_corpus(tmp_path: Path) -> None:
 
 def test_only_one_process_works_in_a_folder(ten: CorpusConfig, tmp_path: Path) -> None:
     with (
-        records._alone(tmp_path / "out" / ".prepare-dslstm_emodb"),
+        preparation._alone(tmp_path / "out" / ".prepare-dslstm_emodb"),
         pytest.raises(RunError, match=r"another dslstm prepare is at work in .*out/\.prepare-dslstm_emodb"),
     ):
         make(ten, tmp_path / "out")

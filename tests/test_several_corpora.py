@@ -54,7 +54,7 @@ def test_labels_become_the_classes_of_the_run(roots):
 def test_records_of_several_corpora_are_joined_under_their_own_names(roots, tmp_path):
     from rich.console import Console
 
-    from dslstm_jax.data.records import prepare
+    from dslstm_jax.data.prepare import prepare
 
     folders = tuple(
         str(prepare(CorpusConfig(name, root), tmp_path, console=Console(quiet=True)).folder)

@@ -15,7 +15,7 @@ import soxr
 from jaxtyping import Float, Float32
 
 from dslstm_jax.data.quiet import quiet_libraries
-from dslstm_jax.errors import AudioError
+from dslstm_jax.errors import AudioError, one_line
 
 AUDIO_SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".w64"}
@@ -160,7 +160,7 @@ def prepare_samples(
     try:
         array = np.asarray(samples)
     except Exception as error:  # the object passed decides what its conversion raises
-        raise AudioError(f"samples are not an array ({_one_line(error)})") from error
+        raise AudioError(f"samples are not an array ({one_line(error)})") from error
     if array.ndim not in (1, 2):
         raise AudioError(f"samples have shape {array.shape}; give [N] or [N, channels]")
     if array.ndim == 2 and array.size and array.shape[1] > min(_MOST_CHANNELS, array.shape[0]):
@@ -317,7 +317,7 @@ def _check_rate(name: str, rate: object) -> None:
 
 def _show(value: object) -> str:
     try:
-        return f"{_one_line(repr(value)):.50}"
+        return f"{one_line(repr(value)):.50}"
     except Exception:  # an integer of thousands of digits, or an object's own mistake
         return f"of type {type(value).__name__}"
 
@@ -326,8 +326,4 @@ def _reason(error: Exception) -> str:
     """A library's message without the path, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return _one_line(getattr(error, "error_string", error)).rstrip(".")
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return one_line(getattr(error, "error_string", error)).rstrip(".")

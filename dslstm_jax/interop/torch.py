@@ -22,7 +22,7 @@ from dslstm_jax.config import (
     ModelConfig,
     SpectrogramConfig,
 )
-from dslstm_jax.errors import RunError
+from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import Variables, count_classes
 from dslstm_jax.training.checkpoint import Checkpoints
 from dslstm_jax.training.run import Run, create_run
@@ -47,7 +47,7 @@ def read_state_dict(path: str | Path) -> StateDict:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         state = {name: tensor.numpy() for name, tensor in loaded.items()}
     except Exception as error:  # torch raises many kinds for a file of another kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunError(f"{path}: not a PyTorch state dict ({reason})") from error
     # nn.DataParallel, which the authors train with, puts its own name before every key.
     return {name.removeprefix("module."): value for name, value in state.items()}

@@ -18,7 +18,7 @@ from jax import export
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config, from_dict, to_dict
-from dslstm_jax.errors import RunError
+from dslstm_jax.errors import RunError, one_line
 from dslstm_jax.files import to_json, whole_file
 from dslstm_jax.models.branches import shortest_recording
 from dslstm_jax.models.recognizer import Variables, count_classes
@@ -106,7 +106,7 @@ def read_model(path: str | Path) -> Model:
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such file; make one with dslstm export RUN --output {path}") from error
     except Exception as error:  # a damaged archive fails in many ways
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        reason = one_line(getattr(error, "strerror", None) or error)
         raise RunError(
             f"{path} is damaged, or is no file of dslstm export ({reason}); "
             f"write it again: dslstm export RUN --output {path}"

@@ -6,7 +6,6 @@ without it is a save that was cut short.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -29,9 +28,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers
 
-from dslstm_jax.errors import RunError
-from dslstm_jax.files import write_text
+from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import Variables, variable_shapes
+from dslstm_jax.training.digests import DIGESTS, UNFINISHED, digest_line, find_fault, read_digests, write_digests
 from dslstm_jax.training.run import Record, Run
 from dslstm_jax.training.step import Totals, TrainState
 
@@ -39,10 +38,8 @@ SCORE = "score"
 """What the figure that chooses the epoch is called in a checkpoint; of equal ones the latest is chosen."""
 
 
-_DIGESTS = "SHA256SUMS"
 _METRICS = "metrics/metrics"  # where Orbax puts the score
 _DELETED = ".deleted"  # Orbax moves old steps there, each at once: a folder half deleted would look damaged
-_UNFINISHED = "was never finished"
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +225,7 @@ class Checkpoints:
         manager.wait_until_finished()
         if jax.process_index() == 0:
             folder = self.folder / str(step)
-            write_text(folder / _DIGESTS, _digests(folder))
+            write_digests(folder)
             shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
 
     def _open_manager(self) -> ocp.CheckpointManager:
@@ -237,7 +234,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
             for step in self._steps():
-                if not (self.folder / str(step) / _DIGESTS).exists():
+                if not (self.folder / str(step) / DIGESTS).exists():
                     self._set_aside(step)
         # Two of each: Orbax deletes the old before the new has its digests. It needs both, policy and best_fn:
         # without best_fn it does not write the scores, without the policy it may delete the latest.
@@ -260,10 +257,10 @@ class Checkpoints:
     def _failure(self, step: int, error: BaseException) -> RunError:
         """What to raise when a save failed. What Orbax knows is no longer what is there: the next save opens anew."""
         self._close_manager()
-        whole = [other for other in self._steps() if (self.folder / str(other) / _DIGESTS).exists()]
+        whole = [other for other in self._steps() if (self.folder / str(other) / DIGESTS).exists()]
         before = f"checkpoint {whole[0]} is intact" if whole else "there is none before it"
         full = _is_disk_full(error)
-        reason, mend = ("no space left", "make room") if full else (_first_line(error), "mend this")
+        reason, mend = ("no space left", "make room") if full else (first_line(error), "mend this")
         return RunError(f"{self.folder}: checkpoint {step} cannot be saved: {reason}; {before}; {mend} and --resume")
 
     def _agree(self, choose: Callable[[], int | None]) -> int | None:
@@ -292,10 +289,10 @@ class Checkpoints:
 
     def _newest_whole(self, warn: Callable[[str], None]) -> int | None:
         steps = self._steps()
-        faults = {step: fault for step in steps if (fault := _fault(self.folder / str(step)))}
+        faults = {step: fault for step in steps if (fault := find_fault(self.folder / str(step)))}
         newest = next((step for step in steps if step not in faults), None)
         described = "; ".join(f"checkpoint {step} {fault}" for step, fault in faults.items())
-        if newest is None and any(fault != _UNFINISHED for fault in faults.values()):
+        if newest is None and any(fault != UNFINISHED for fault in faults.values()):
             raise RunError(f"{self.folder}: {described}; put a copy back or give another --workdir")
         for step in faults:
             self._set_aside(step)
@@ -314,7 +311,7 @@ class Checkpoints:
         if not scores:
             return None
         step = max(scores, key=lambda step: (0.0 if last else scores[step], step))
-        if fault := _fault(self.folder / str(step)):
+        if fault := find_fault(self.folder / str(step)):
             raise self._damage(step, fault)
         return step
 
@@ -322,13 +319,13 @@ class Checkpoints:
         """None in the middle of an epoch, and if the save was cut short."""
         folder = self.folder / str(step)
         path = folder / _METRICS
-        if not (folder / _DIGESTS).exists():
+        if not (folder / DIGESTS).exists():
             return None
-        digests = _read_digests(folder)
+        digests = read_digests(folder)
         if not path.exists() and _METRICS not in digests:
             return None
-        if not path.exists() or _line(path, folder) not in digests:
-            raise self._damage(step, f"is damaged: {_METRICS} is not what {_DIGESTS} says")
+        if not path.exists() or digest_line(path, folder) not in digests:
+            raise self._damage(step, f"is damaged: {_METRICS} is not what {DIGESTS} says")
         return _score(json.loads(path.read_text()))
 
     def _damage(self, step: int, fault: str) -> RunError:
@@ -342,7 +339,7 @@ class Checkpoints:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 return checkpointer.restore(path, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise RunError(f"checkpoint {path} cannot be restored: {_first_line(error)}") from error
+            raise RunError(f"checkpoint {path} cannot be restored: {first_line(error)}") from error
 
 
 def load_best(run: Run) -> tuple[Variables, int]:
@@ -373,41 +370,6 @@ def _abstract(tree: Any, sharding: Sharding | None) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
 
 
-def _line(path: Path, folder: Path) -> str:
-    """As sha256sum writes it."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{digest}  {path.relative_to(folder).as_posix()}\n"
-
-
-def _digests(folder: Path) -> str:
-    """A line for each file; not for the digests themselves, nor for hidden files, which file systems leave behind."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name[0] != "." and path.name != _DIGESTS)
-    return "".join(_line(path, folder) for path in sorted(paths))
-
-
-def _read_digests(folder: Path) -> str:
-    return (folder / _DIGESTS).read_bytes().decode(errors="replace")
-
-
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None if its files are, to the byte, those that were written."""
-    try:
-        written, found = _read_digests(folder), _digests(folder)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError) and error.filename == str(folder / _DIGESTS)
-        return _UNFINISHED if missing else f"is damaged: {error.filename}: {error.strerror}"
-    if found == written:
-        return None
-    before, now = ({line[66:]: line for line in digests.splitlines()} for digests in (written, found))
-    for path in sorted(before.keys() | now.keys()):
-        if path not in now:
-            return f"is damaged: {path} is missing"
-        if now[path] != before.get(path):
-            return f"is damaged: {path} does not match {_DIGESTS}"
-    return f"is damaged: {_DIGESTS} has changed"
-
-
 def _is_disk_full(error: BaseException | None) -> bool:
     """Python says so by number, TensorStore in words."""
     full = (errno.ENOSPC, errno.EDQUOT)
@@ -416,10 +378,6 @@ def _is_disk_full(error: BaseException | None) -> bool:
         or any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
         or _is_disk_full(error.__cause__ or error.__context__)
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from dslstm_jax.config import Config, ParallelConfig, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
-from dslstm_jax.errors import ConfigError, DslstmError
+from dslstm_jax.errors import ConfigError, DslstmError, first_line
 from dslstm_jax.models.recognizer import Variables
 from dslstm_jax.training.step import Totals, TrainState, eval_step, predict_step, train_step
 
@@ -62,7 +62,7 @@ def start_processes(config: ParallelConfig) -> None:
                 cluster_detection_method="deactivate",
             )
     except Exception as error:  # the runtime raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"parallel.coordinator {config.coordinator}: {reason}") from error
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Shaped
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.audio import check_recording, prepare_samples
 from dslstm_jax.data.corpora.base import About, Corpus, Record, Utterance, corpus_root, first_three, make_corpus
-from dslstm_jax.errors import AudioError, CorpusError, DslstmError
+from dslstm_jax.errors import AudioError, CorpusError, DslstmError, one_line
 
 ABOUT = About(
     license="that of the corpus in them",
@@ -241,7 +241,7 @@ def _open(path: Path) -> _Folder:
         splits = tfds.core.SplitDict.from_proto(info.splits, template)
         shards = [shard for split in splits.values() for shard in split.file_instructions]
     except Exception as error:  # tensorflow-datasets raises many kinds
-        raise CorpusError(f"{path}: {INFO} or {FEATURES} cannot be used: {_one_line(error)}") from error
+        raise CorpusError(f"{path}: {INFO} or {FEATURES} cannot be used: {one_line(error)}") from error
     formats = [info.file_format or "tfrecord", *info.alternative_file_formats]
     if "array_record" not in formats:
         raise CorpusError(
@@ -307,7 +307,7 @@ def _read_rows(folder: _Folder) -> list[Row]:
     try:
         rows = [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, TypeError, ValueError) as error:
-        raise CorpusError(f"{file}: damaged ({_one_line(error)}); delete it") from error
+        raise CorpusError(f"{file}: damaged ({one_line(error)}); delete it") from error
     if len(rows) != sum(folder.splits.values()):
         raise CorpusError(f"{file}: {len(rows)} lines, {sum(folder.splits.values())} examples; delete it")
     return rows
@@ -334,8 +334,4 @@ def _place(path: str | Path, position: int) -> str:
 
 def _reason(error: Exception) -> str:
     """What is not our own finding is damage."""
-    return str(error) if isinstance(error, DslstmError) else f"damaged ({_one_line(error)}); make the folder anew"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return str(error) if isinstance(error, DslstmError) else f"damaged ({one_line(error)}); make the folder anew"
