@@ -46,7 +46,7 @@ def extract_features(
         features = Features(*mfcc(*rows, config.mfcc, config.sample_rate), values, counts)
         return jax.tree.map(lambda leaf: leaf[0], features)
 
-    features: Features = row_by_row(of_row, waveforms, lengths, together=8)
+    features: Features = row_by_row(of_row, waveforms, lengths)
     return features
 
 

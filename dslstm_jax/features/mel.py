@@ -27,14 +27,15 @@ def mel_power(
     Returns:
       The power, 0 at padded frames, and the number of frames of each waveform.
     """
-    waveforms = zero_padding(waveforms, length_mask(lengths, waveforms.shape[1])) * signal.INT16_SCALE
     frames = 1 + waveforms.shape[1] // config.hop_length
-    centered = jnp.pad(waveforms, ((0, 0), (config.n_fft // 2, config.n_fft // 2)))
-    windowed = signal.frame(centered, config.n_fft, config.hop_length, frames) * signal.hann_window(
-        config.n_fft
-    ).astype(waveforms.dtype)
     filters = signal.slaney_mel_filters(sample_rate, config.n_fft, config.mel_bands)
-    power = signal.project(signal.power_spectrum(windowed, config.n_fft), filters)
+
+    def power_of(windows: Float[Array, "B T L"]) -> Float[Array, "B T F"]:
+        windowed = windows * signal.hann_window(config.n_fft).astype(windows.dtype)
+        return signal.filter_bank(signal.power_spectrum(windowed, config.n_fft), filters)
+
+    framing = signal.Framing(config.n_fft, config.hop_length, frames, before=config.n_fft // 2)
+    power = signal.over_frames(power_of, framing, waveforms, lengths)
     counts = centered_frames(lengths, config.hop_length)
     return zero_padding(power, length_mask(counts, frames)), counts
 

@@ -1,5 +1,7 @@
 """MFCC_E_D_A: HTK's 12 cepstra and log energy with deltas and accelerations, as openSMILE computes them."""
 
+from functools import partial
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -21,11 +23,8 @@ def _repeat_first(x: Float[Array, "B T F"], times: int) -> Float[Array, "B U F"]
     return jnp.concatenate([jnp.repeat(x[:, :1], times, axis=1), x], axis=1)
 
 
-def _static(
-    samples: Float[Array, "B N"], frames: int, config: MfccConfig, sample_rate: int
-) -> Float[Array, "B T 13"]:
-    """Liftered cepstra 1..n and the log energy of the raw frame."""
-    raw = signal.frame(samples, config.frame_length, config.hop_length, frames)
+def _static(raw: Float[Array, "B T L"], config: MfccConfig, sample_rate: int) -> Float[Array, "B T 13"]:
+    """Liftered cepstra 1..n and the log energy of raw frames."""
     previous = jnp.concatenate([raw[..., :1], raw[..., :-1]], axis=-1)
     windowed = (raw - config.preemphasis * previous) * signal.hamming_window(config.frame_length).astype(raw.dtype)
     filters = signal.htk_mel_filters(sample_rate, config.n_fft, config.mel_bands)
@@ -55,16 +54,17 @@ def mfcc(
     Returns:
       The features (39 columns by default), 0 at padded frames, and the number of frames of each waveform.
     """
-    samples = zero_padding(waveforms, length_mask(lengths, waveforms.shape[1])) * signal.INT16_SCALE
     frames = 1 + max(waveforms.shape[1] - config.frame_length, 0) // config.hop_length
     counts = whole_frames(lengths, config.frame_length, config.hop_length)
-    static = _static(samples, frames, config, sample_rate)
+    framing = signal.Framing(config.frame_length, config.hop_length, frames)
+    static_of = partial(_static, config=config, sample_rate=sample_rate)
+    static = signal.over_frames(static_of, framing, waveforms, lengths)
     # The last valid frame goes on past the end, far enough for real deltas there: openSMILE's accelerations
     # see deltas of the continued statics at the end, but copies of the first delta at the start.
     window = config.delta_window
-    size = frames + 2 * window
-    last = jnp.minimum(jnp.arange(size), jnp.maximum(counts[:, None] - 1, 0))
-    continued = jnp.take_along_axis(static, last[:, :, None], axis=1)
+    last = jnp.take_along_axis(static, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
+    padded = jnp.pad(static, ((0, 0), (0, 2 * window), (0, 0)))
+    continued = jnp.where(length_mask(counts, frames + 2 * window)[..., None], padded, last)
     deltas = _deltas(_repeat_first(continued, window), window)
     accelerations = _deltas(_repeat_first(deltas, window), window)
     features = jnp.concatenate([static, deltas[:, :frames], accelerations], axis=-1)
