@@ -226,3 +226,9 @@ def test_pad_waveforms():
     padded, lengths = pad_waveforms([np.ones(3), np.ones(1)], rows=3, length=4)
     np.testing.assert_array_equal(padded, [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
     assert lengths.tolist() == [3, 1, 0]
+
+
+@pytest.mark.parametrize("length", [1, 4_001, 150_000])
+def test_a_cpu_reads_padded_waveforms_where_they_lie(length):
+    padded, _ = pad_waveforms([np.ones(1)], rows=3, length=length)
+    assert jax.device_put(padded).unsafe_buffer_pointer() == padded.ctypes.data
