@@ -64,6 +64,15 @@ def test_every_command_writes_rows_picture_and_page(what, tmp_path, capsys, monk
     assert "| implementation |" in capsys.readouterr().out
 
 
+def test_operations_on_padding_do_not_count(tones):
+    short, long = (measure.noise(size) for size in (16_000, 64_000))
+    count = [
+        features.our_contender(waveforms, tiny_config(tones), 2).program.operations
+        for waveforms in ([short, long], [long, long])
+    ]
+    assert count[0] / count[1] == pytest.approx(5 / 8)
+
+
 @pytest.mark.usefixtures("small")
 def test_pytorchs_loops_run_beside_ours():
     pytest.importorskip("torch")
