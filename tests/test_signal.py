@@ -47,29 +47,27 @@ def _chunk(request, monkeypatch):
     monkeypatch.setattr(signal, "CHUNK", request.param)
 
 
-@pytest.mark.usefixtures("_chunk")
-@each_framing
-@pytest.mark.parametrize("padding", [0.0, np.nan])
-def test_frames_in_turn_are_the_frames_of_the_definition(framing, padding):
-    waveforms, lengths = recordings(padding)
-    found = np.asarray(jax.jit(partial(over_frames, moments, framing))(waveforms, lengths))
+def check_valid_frames(found: jax.Array, framing: Framing) -> None:
     begins = np.arange(framing.frames) * framing.hop_length - framing.before
-    valid = begins < lengths[:, None]
-    np.testing.assert_allclose(found[valid], by_definition(framing)[valid], rtol=1e-5, atol=1e-5)
+    valid = begins < recordings()[1][:, None]
+    np.testing.assert_allclose(np.asarray(found)[valid], by_definition(framing)[valid], rtol=1e-5, atol=1e-5)
     assert np.isfinite(found).all()
 
 
 @pytest.mark.usefixtures("_chunk")
 @each_framing
-def test_alone_and_by_vmap_they_are_the_same(framing):
-    waveforms, lengths = recordings()
+@pytest.mark.parametrize("padding", [0.0, np.nan])
+def test_frames_in_turn_are_those_of_the_definition(framing, padding):
+    check_valid_frames(jax.jit(partial(over_frames, moments, framing))(*recordings(padding)), framing)
 
+
+@pytest.mark.usefixtures("_chunk")
+@each_framing
+def test_frames_by_vmap_are_those_of_the_definition(framing):
     def alone(waveform, length):
         return over_frames(moments, framing, waveform[None], length[None])[0]
 
-    found = jax.jit(jax.vmap(alone))(waveforms, lengths)
-    expected = [jax.jit(alone)(*row) for row in zip(waveforms, lengths, strict=True)]
-    np.testing.assert_allclose(found, np.stack(expected), rtol=1e-5, atol=1e-5)
+    check_valid_frames(jax.jit(jax.vmap(alone))(*recordings()), framing)
 
 
 def test_a_cpu_stops_where_the_longest_waveform_ends(monkeypatch):

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import MfccConfig
@@ -20,7 +21,8 @@ def _deltas(x: Float[Array, "B T F"], window: int) -> Float[Array, "B U F"]:
 
 
 def _repeat_first(x: Float[Array, "B T F"], times: int) -> Float[Array, "B U F"]:
-    return jnp.concatenate([jnp.repeat(x[:, :1], times, axis=1), x], axis=1)
+    # A CPU would otherwise join them anew for every difference that is made of them.
+    return lax.optimization_barrier(jnp.concatenate([jnp.repeat(x[:, :1], times, axis=1), x], axis=1))
 
 
 def _static(raw: Float[Array, "B T L"], config: MfccConfig, sample_rate: int) -> Float[Array, "B T 13"]:
@@ -63,8 +65,8 @@ def mfcc(
     # see deltas of the continued statics at the end, but copies of the first delta at the start.
     window = config.delta_window
     last = jnp.take_along_axis(static, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
-    padded = jnp.pad(static, ((0, 0), (0, 2 * window), (0, 0)))
-    continued = jnp.where(length_mask(counts, frames + 2 * window)[..., None], padded, last)
+    continued = jnp.where(length_mask(counts, frames)[..., None], static, last)
+    continued = jnp.concatenate([continued, jnp.repeat(last, 2 * window, axis=1)], axis=1)
     deltas = _deltas(_repeat_first(continued, window), window)
     accelerations = _deltas(_repeat_first(deltas, window), window)
     features = jnp.concatenate([static, deltas[:, :frames], accelerations], axis=-1)
