@@ -99,9 +99,10 @@ def test_only_a_cpu_takes_them_in_turn(platform, loops):
     assert ("stablehlo.while" in traced.lower(lowering_platforms=(platform,)).as_text()) == loops
 
 
-@pytest.mark.parametrize(("n_fft", "bands"), [(512, 128), (1024, 256), (256, 64), (512, 26), (64, 200)])
+@pytest.mark.parametrize(("n_fft", "bands"), [(512, 128), (1024, 256), (256, 64), (512, 26), (64, 999)])
 def test_a_filter_bank_leaves_out_nothing_but_zeros(n_fft, bands):
     filters = slaney_mel_filters(16_000, n_fft, bands)
-    assert n_fft > 64 or not filters[:, :64].any(axis=0).all(), "some filters fall between two frequencies"
+    blocks = np.array_split(filters, -(-bands // signal.BANDS), axis=1)
+    assert all(block.any() for block in blocks) == (bands < 999), "some filters fall between two frequencies"
     power = np.random.default_rng(1).random((3, 7, n_fft // 2 + 1)).astype(np.float32)
     np.testing.assert_allclose(filter_bank(jnp.asarray(power), filters), power @ filters, rtol=1e-5, atol=1e-9)
