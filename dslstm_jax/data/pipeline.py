@@ -150,10 +150,9 @@ def pad_waveforms(
     waveforms: Sequence[Float[np.ndarray, " N"]], rows: int, length: int
 ) -> tuple[Float[np.ndarray, "B N"], Int[np.ndarray, " B"]]:
     """`rows` rows of `length` samples, zeros behind each waveform and in the rows beyond them; and their lengths."""
+    # On a CPU, JAX copies what does not begin at a multiple of 64 bytes, and all the padding with it.
     room = np.zeros(rows * length + 16, np.float32)
-    start = (
-        -room.ctypes.data // room.itemsize % 16
-    )  # JAX on a CPU copies what does not begin at a multiple of 64 bytes
+    start = -room.ctypes.data // room.itemsize % 16
     padded = room[start : start + rows * length].reshape(rows, length)
     lengths = np.zeros(rows, np.int32)
     for row, waveform in enumerate(waveforms):
