@@ -106,9 +106,14 @@ def _runs(computations: dict[str, list[Instruction]], name: str, times: int) -> 
     for instruction in computations[name]:
         trips = _trip_count(instruction, computations) if instruction.opcode == "while" else 0
         yield Run(instruction, times, _flops(instruction, shapes), trips)
-        for called in _CALLED.finditer(instruction.text):
-            for name in re.findall(r"[\w.\-]+", called[1] or called[2]):
-                yield from _runs(computations, name, times * (trips or 1))
+        for called in _called(instruction):
+            yield from _runs(computations, called, times * (trips or 1))
+
+
+def _called(instruction: Instruction) -> Iterator[str]:
+    """The computations that an instruction calls."""
+    for called in _CALLED.finditer(instruction.text):
+        yield from re.findall(r"[\w.\-]+", called[1] or called[2])
 
 
 def _trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
@@ -116,6 +121,7 @@ def _trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -
     if known := _TRIP_COUNT.search(loop.text):
         return int(known[1])
     condition = computations[_CONDITION.findall(loop.text)[0]]
+    condition = condition + [part for whole in condition for name in _called(whole) for part in computations[name]]
     bounds = {int(bound) for instruction in condition for bound in _BOUND.findall(instruction.text)}
     if len(bounds) != 1:
         raise ValueError(f"loop {loop.name}: its length does not show; its condition names {sorted(bounds)}")
