@@ -59,6 +59,12 @@ def smallest_size(positions: int, kernel: int) -> int:
     return 2 * positions - _convolved_size(0, kernel)
 
 
+def block_reach(kernel: int) -> tuple[int, int]:
+    """How many positions before 2u, and behind it, position u of a block's output depends on along one axis."""
+    (before, _), *_ = _edges([kernel])
+    return before, kernel - before
+
+
 def _edges(kernel: Sequence[int]) -> list[tuple[int, int]]:
     """PyTorch's padding of each axis: floor((k - 1) / 2) on both sides."""
     return [((size - 1) // 2, (size - 1) // 2) for size in kernel]

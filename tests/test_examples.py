@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EMOTIONS = "(happy|neutral|angry|sad)"
@@ -32,6 +34,25 @@ def test_predict(trained, tones, tmp_path):
     first, second = re.search(r"doubt about noise: \[(\S+) +(\S+)\] bits", printed).groups()
     assert 0 < float(first) <= 2
     assert 0 < float(second) <= 2
+
+
+@pytest.mark.slow
+def test_stream(tones, tmp_path):
+    import jax
+    from test_streaming import CASES
+
+    from dslstm_jax.models.recognizer import initialize
+    from dslstm_jax.serving.predictor import Predictor
+
+    config, labels = CASES["attention"], ("happy", "neutral", "angry", "sad")
+    Predictor(initialize(jax.random.key(0), config, 4), config, labels).export(tmp_path / "model.dslstm")
+    sounds = [soundfile.read(tones / "wav" / f"{speaker}a01Wa.wav") for speaker in ("03", "08", "09")]
+    soundfile.write(tmp_path / "sound.wav", np.concatenate([samples for samples, _ in sounds]), sounds[0][1])
+    printed = run("stream.py", tmp_path / "model.dslstm", tmp_path / "sound.wav")
+    assert "at most 0.82 s after" in printed
+    assert re.findall(rf"^ +(\S+) s: {EMOTIONS}, \d+% sure$", printed, re.MULTILINE)[0][0] == "0.5"
+    label = re.search(rf"^in all: {EMOTIONS}, in \S+% of the time", printed, re.MULTILINE)[1]
+    assert printed.endswith(f"at once: {label}\n")
 
 
 @pytest.mark.slow

@@ -88,23 +88,18 @@ def read_blocks(path: str | Path, sample_rate: int) -> Iterator[Float32[np.ndarr
     """
     try:
         with _open(Path(path)) as file:
-            _check_rate("target rate", sample_rate)
-            resample = None
-            if file.samplerate != sample_rate:
-                resample = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+            resampler = Resampler(file.samplerate, sample_rate)
             found, given, silent, last = 0, 0, True, False
             while not last:
                 samples = _decode(file, _BLOCK)
                 last = len(samples) < _BLOCK
                 found += len(samples)
-                block = _to_mono(samples) if len(samples) else np.zeros(0, np.float32)
-                if resample is not None:
-                    block = resample.resample_chunk(block, last=last)
+                block = resampler(_to_mono(samples) if len(samples) else np.zeros(0, np.float32), last)
                 silent = silent and not block.any()
                 given += len(block)
-                yield np.clip(block, -1.0, 1.0)
+                yield block
             _check_whole(file, found)
-            _check_sound(given, silent, sample_rate)
+            check_sound(given, silent, sample_rate)
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
 
@@ -131,10 +126,11 @@ def check_recording(recording: Float32[np.ndarray, " N"], sample_rate: int) -> N
     Raises:
       AudioError: all samples are zero, or there are fewer than SHORTEST seconds of them.
     """
-    _check_sound(len(recording), not recording.any(), sample_rate)
+    check_sound(len(recording), not recording.any(), sample_rate)
 
 
-def _check_sound(count: int, silent: bool, sample_rate: int) -> None:
+def check_sound(count: int, silent: bool, sample_rate: int) -> None:
+    """`check_recording`, of the number of samples and whether all of them are 0."""
     if count < SHORTEST * sample_rate:
         raise AudioError(f"too short: {count} samples at {sample_rate} Hz, less than {SHORTEST} s")
     if silent:
@@ -157,19 +153,39 @@ def prepare_samples(
       AudioError: no samples; another shape or type; [channels, N]; NaN or infinite samples; floats that were never
         scaled; a rate that no recording has; too long.
     """
-    try:
-        array = np.asarray(samples)
-    except Exception as error:  # the object passed decides what its conversion raises
-        raise AudioError(f"samples are not an array ({one_line(error)})") from error
-    if array.ndim not in (1, 2):
-        raise AudioError(f"samples have shape {array.shape}; give [N] or [N, channels]")
-    if array.ndim == 2 and array.size and array.shape[1] > min(_MOST_CHANNELS, array.shape[0]):
-        count, channels = array.shape
-        raise AudioError(
-            f"samples of shape {array.shape} are {channels} channels of {count} samples; give [N, channels], "
-            "not [channels, N] or a batch"
-        )
-    return _to_mono_at_rate(_integers_to_float(array), sample_rate, target_rate, longest)
+    return _to_mono_at_rate(_to_floats(samples), sample_rate, target_rate, longest)
+
+
+def mono_part(samples: npt.ArrayLike) -> Float32[np.ndarray, " N"]:
+    """Some samples of a recording, or none, at their own rate: mono, not yet clipped; see `prepare_samples`.
+
+    Raises:
+      AudioError: as `prepare_samples` for the samples.
+    """
+    array = _to_floats(samples, part=True)
+    return _to_mono(array) if array.size else np.zeros(0, np.float32)
+
+
+class Resampler:
+    """Mono samples of one recording, part by part, to another rate: side by side what `prepare_samples` gives, to the
+    last bits of the resampler.
+
+    Raises:
+      AudioError: a rate that no recording has.
+    """
+
+    def __init__(self, sample_rate: float, target_rate: float) -> None:
+        _check_rate("sample rate", sample_rate)
+        _check_rate("target rate", target_rate)
+        self._stream = None
+        if sample_rate != target_rate:
+            self._stream = soxr.ResampleStream(sample_rate, target_rate, 1, dtype="float32", quality="HQ")
+
+    def __call__(self, mono: Float32[np.ndarray, " N"], last: bool = False) -> Float32[np.ndarray, " M"]:
+        """What is known of the result after these samples; after the `last` ones all of it."""
+        if self._stream is not None:
+            mono = self._stream.resample_chunk(mono, last=last)
+        return np.clip(mono, -1.0, 1.0)
 
 
 def find_audio(path: str | Path) -> list[Path]:
@@ -267,6 +283,24 @@ def _check_complete(log: str) -> None:
         promised, present = map(int, found.groups())
         if promised < _STREAMED_BYTES and promised - present > _SLACK_BYTES:
             raise AudioError(f"truncated: {present} of its {promised} bytes of sound are there")
+
+
+def _to_floats(samples: npt.ArrayLike, part: bool = False) -> Float[np.ndarray, "N *channels"]:
+    """The samples as an array of floats, whose shape makes sense; a part may have fewer samples than channels."""
+    try:
+        array = np.asarray(samples)
+    except Exception as error:  # the object passed decides what its conversion raises
+        raise AudioError(f"samples are not an array ({one_line(error)})") from error
+    if array.ndim not in (1, 2):
+        raise AudioError(f"samples have shape {array.shape}; give [N] or [N, channels]")
+    most_channels = _MOST_CHANNELS if part else min(_MOST_CHANNELS, len(array))
+    if array.ndim == 2 and array.size and array.shape[1] > most_channels:
+        count, channels = array.shape
+        raise AudioError(
+            f"samples of shape {array.shape} are {channels} channels of {count} samples; give [N, channels], "
+            "not [channels, N] or a batch"
+        )
+    return _integers_to_float(array)
 
 
 def _integers_to_float(samples: np.ndarray) -> Float[np.ndarray, "..."]:

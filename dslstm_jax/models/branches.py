@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,17 +16,42 @@ from dslstm_jax.errors import ConfigError
 from dslstm_jax.features.augmentation import Purpose
 from dslstm_jax.masking import length_mask, reverse_frames
 from dslstm_jax.models.cnn import CNN
-from dslstm_jax.models.layers import DSLSTMLayer, LSTMLayer, linear
+from dslstm_jax.models.layers import Carried, DSLSTMLayer, LSTMLayer, linear
 from dslstm_jax.models.pooling import Pooling
 from dslstm_jax.recurrence.lstm import lstm_stack
 
 SPECTROGRAM_PLACES = 100
 """Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
 
+ALIGNED = 4
+"""The first frame that `align` makes needs so many of x."""
+
 Spectrograms = tuple[Float[Array, "B T F"], ...]
 Lengths = tuple[Int[Array, " B"], ...]
 Recurrence = Callable[..., Float[Array, "B T H"]]
 """Of one or more sequences."""
+
+
+class Span(NamedTuple):
+    """The frames of a sequence from `first` until before `end`: those that a recurrence has not read yet."""
+
+    first: Int[Array, " B"]
+    end: Int[Array, " B"]
+
+
+Spans = tuple[Span, ...]
+"""One for each sequence that a recurrence reads."""
+
+
+def frame_mask(
+    lengths: Int[Array, " B"], size: int, span: Span | None = None, whole: bool = False
+) -> Bool[Array, "B T"]:
+    """`length_mask`, and of its valid frames only those in the span, if there is one."""
+    mask = jnp.broadcast_to(length_mask(lengths, size, whole), (lengths.shape[0], size))
+    if span is None:
+        return mask
+    frames = jnp.arange(size)
+    return mask & (frames >= span.first[:, None]) & (frames < span.end[:, None])
 
 
 def shortest_recording(config: Config) -> int:
@@ -37,7 +63,7 @@ def shortest_recording(config: Config) -> int:
         zip(config.features.spectrograms, config.model.kernels, strict=True)
     ):
         if not spectrogram.frames:
-            frames = 4 if branch == "ds_lstm" and index == 0 else 1  # `align` makes one of four
+            frames = ALIGNED if branch == "ds_lstm" and index == 0 else 1
             for _ in config.model.channels:
                 frames = smallest_size(frames, kernel[1])
             samples = max(samples, (frames - 1) * spectrogram.hop_length)
@@ -136,7 +162,7 @@ def lstm_layers(
     widths = [x.shape[-1]] + [hidden] * (config.layers - 1)
     weights = [LSTMLayer(hidden, name=f"{name}_{layer}")(width) for layer, width in enumerate(widths)]
     factors = [drop_factors(x, keys, rate, place + layer, hidden) for layer in range(config.layers - 1)]
-    outputs, _ = run(weights, x, factors=factors)
+    outputs = Carried(name=f"{name}_carried")(lambda initial: run(weights, x, initial=initial, factors=factors))
     return drop(outputs, keys, rate, place + config.layers - 1)
 
 
@@ -214,9 +240,9 @@ class SpectrogramBranch(nn.Module):
         ]
         return [cnn(*rows, train=train) for cnn, *rows in zip(cnns, spectrograms, lengths, strict=True)]
 
-    def mask(self, lengths: Int[Array, " B"], steps: int) -> Bool[Array, "B T"]:
-        """Of sequences that the CNNs gave."""
-        return jnp.broadcast_to(length_mask(lengths, steps, self.stretched), (lengths.shape[0], steps))
+    def mask(self, lengths: Int[Array, " B"], steps: int, spans: Spans | None, index: int) -> Bool[Array, "B T"]:
+        """Of the `index`-th sequence that a recurrence reads."""
+        return frame_mask(lengths, steps, None if spans is None else spans[index], self.stretched)
 
 
 class CNNLSTMBranch(SpectrogramBranch):
@@ -228,12 +254,13 @@ class CNNLSTMBranch(SpectrogramBranch):
         spectrograms: Spectrograms,
         lengths: Lengths,
         keys: Key[Array, " B"] | None = None,
+        spans: Spans | None = None,
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
         pooled, config = [], self.config
         for index, (x, valid) in enumerate(self.sequences(spectrograms, lengths, train)):
-            mask = self.mask(valid, x.shape[1])
+            mask = self.mask(valid, x.shape[1], spans, index)
             place = SPECTROGRAM_PLACES * (1 + index)
             x = lstm_layers(f"lstm_{index}", config.hidden, x, mask, keys, config, place)
             pooled.append(Pooling(config.pooling, name=f"pooling_{index}")(x, mask))
@@ -249,11 +276,12 @@ class DSLSTMBranch(SpectrogramBranch):
         spectrograms: Spectrograms,
         lengths: Lengths,
         keys: Key[Array, " B"] | None = None,
+        spans: Spans | None = None,
         *,
         train: bool,
     ) -> Float[Array, "B C"]:
         (x, x_lengths), (y, y_lengths) = self.sequences(spectrograms, lengths, train)
         x, y, valid = align(x, x_lengths, y, y_lengths)
-        mask = self.mask(valid, x.shape[1])
+        mask = self.mask(valid, x.shape[1], spans, 0)
         x = ds_lstm_layers(x, y, mask, keys, self.config, train=train, axis_name=self.axis_name)
         return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))

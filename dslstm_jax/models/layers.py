@@ -12,9 +12,12 @@ from jaxtyping import Array, Bool, Float
 from dslstm_jax.masking import zero_padding
 from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, normalize
 from dslstm_jax.recurrence.ds_lstm import REMEMBERING, DSLSTMStatistics, DSLSTMWeights, Norm, ds_lstm
-from dslstm_jax.recurrence.lstm_cell import LSTMWeights
+from dslstm_jax.recurrence.lstm_cell import LSTMState, LSTMWeights
 
 Initializer = Callable[..., jax.Array]
+
+CARRIED = "carried"
+"""Linen's collection of what parts of one recording hand on; see `Carried`."""
 
 GATE_SCALE = 0.1
 """Initial scale of the recurrent batch norm (Cooijmans et al. 2017, as in the authors' code)."""
@@ -90,6 +93,22 @@ class Normalization(nn.Module):
         return zero_padding(x, mask)
 
 
+class Carried(nn.Module):
+    """What is carried through time from one part of a recording to the next, in the collection CARRIED.
+
+    That is for a caller who lets the collection change. All others give whole recordings, and nothing is kept.
+    """
+
+    @nn.compact
+    def __call__(self, compute: Callable[[Any], tuple[Any, Any]]) -> Any:
+        """The outputs of `compute(before)`, which gives (outputs, after); before is None where nothing was."""
+        if self.is_initializing() or not self.is_mutable_collection(CARRIED):
+            return compute(None)[0]
+        outputs, after = compute(self.get_variable(CARRIED, "state"))
+        self.put_variable(CARRIED, "state", after)
+        return outputs
+
+
 class LSTMLayer(nn.Module):
     """Owns the weights of one layer of `lstm_stack`."""
 
@@ -142,18 +161,24 @@ class DSLSTMLayer(nn.Module):
             gate_statistics = RunningStatistics(self, "gate", (rows, 4 * size))
             output_statistics = RunningStatistics(self, "output", (size,))
             statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
-        outputs, _, statistics = ds_lstm(
-            weights,
-            x,
-            y,
-            mask,
-            statistics=statistics,
-            train=train,
-            norm=self.norm,
-            axis_name=self.axis_name,
-            remat_every=self.remat_every,
-            unroll=self.unroll,
-        )
+
+        def run(initial: LSTMState | None) -> tuple[tuple[Float[Array, "B T H"], DSLSTMStatistics | None], LSTMState]:
+            outputs, final, after = ds_lstm(
+                weights,
+                x,
+                y,
+                mask,
+                initial,
+                statistics=statistics,
+                train=train,
+                norm=self.norm,
+                axis_name=self.axis_name,
+                remat_every=self.remat_every,
+                unroll=self.unroll,
+            )
+            return (outputs, after), final
+
+        outputs, statistics = Carried(name="carried")(run)
         if statistics is not None:
             gate_statistics.update(statistics.gates)
             output_statistics.update(statistics.output)

@@ -1,6 +1,6 @@
 """How a sequence becomes one vector: its mean over time (Wang et al. 2020), or more."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,11 +8,45 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.masking import masked_mean, zero_padding
-from dslstm_jax.models.layers import torch_uniform
+from dslstm_jax.models.layers import Carried, torch_uniform
 from dslstm_jax.recurrence.batch_norm import masked_moments
 
 SMALLEST_DEVIATION = 1e-5
 """What deviates less is taken for constant: 0, and no gradient, which would be that of rounding errors."""
+
+
+class Summary(NamedTuple):
+    """Frames as a pooling sums them up; what its kind does not need is None."""
+
+    weight: Float[Array, "B 1"]
+    """Of all frames together: their number or, with scores, the sum of exp(score - largest)."""
+    mean: Float[Array, "B H"]
+    """Each frame weighing 1 or, with scores, exp(score)."""
+    variance: Float[Array, "B H"] | None = None
+    """Biased."""
+    largest: Float[Array, "B 1"] | None = None
+    """Score."""
+
+
+def combine(before: Summary, after: Summary) -> Summary:
+    """The summary of all frames of two (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", COMPSTAT 1982), of which one or both may be of no frames.
+
+    It is made of means, not of sums, so that rounding errors do not grow where a recording goes on for hours.
+    """
+    weight, new_weight, largest = before.weight, after.weight, None
+    if before.largest is not None and after.largest is not None:
+        none = jnp.finfo(weight.dtype).min
+        score, new_score = jnp.where(weight > 0, before.largest, none), jnp.where(new_weight > 0, after.largest, none)
+        largest = jnp.maximum(score, new_score)
+        weight, new_weight = weight * jnp.exp(score - largest), new_weight * jnp.exp(new_score - largest)
+    total = weight + new_weight
+    share = new_weight / jnp.maximum(total, 1)  # the total is 0, or 1 and more: of the largest score is exp(0)
+    difference, variance = after.mean - before.mean, None
+    if before.variance is not None and after.variance is not None:
+        between = share * (1 - share) * difference**2
+        variance = before.variance + share * (after.variance - before.variance) + between
+    return Summary(total, before.mean + share * difference, variance, largest)
 
 
 class Pooling(nn.Module):
@@ -30,13 +64,29 @@ class Pooling(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """The vectors; 0 in rows without a valid frame. Padded frames may hold anything, NaN too."""
+        new = self.summarize(x, mask)
+
+        def add(before: Summary | None) -> tuple[Summary, Summary]:
+            summary = new if before is None else combine(before, new)
+            return summary, summary
+
+        _, mean, variance, _ = Carried(name="carried")(add)
+        if variance is None:
+            return mean
+        moving = variance > SMALLEST_DEVIATION**2
+        return jnp.concatenate([mean, jnp.where(moving, jnp.sqrt(jnp.where(moving, variance, 1)), 0)], axis=-1)
+
+    def summarize(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Summary:
+        """The valid frames of a part of a recording."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        count = mask.sum(axis=1, keepdims=True).astype(wide)
         if self.kind == "attention":
             return self.attend(zero_padding(x, mask), mask)
         if self.kind == "statistics":
-            return mean_and_deviation(x, mask)
-        return masked_mean(x, mask)
+            return Summary(count, *masked_moments(x.astype(wide), mask[..., None], (1,)).statistics)
+        return Summary(count, masked_mean(x, mask))
 
-    def attend(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Float[Array, "B H"]:
+    def attend(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Summary:
         """`x` is 0 at padded frames."""
         size = x.shape[-1]
         initializer, wide = torch_uniform(size), jnp.promote_types(x.dtype, jnp.float32)
@@ -46,12 +96,7 @@ class Pooling(nn.Module):
         scores = jnp.tanh(products + bias) @ vector
         # A row without a valid frame would be divided by 0.
         weights = jax.nn.softmax(scores, axis=1, where=mask | ~mask.any(axis=1, keepdims=True))
-        return jnp.einsum("bt,bth->bh", weights, x)
-
-
-def mean_and_deviation(x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Float[Array, "B 2*H"]:
-    """Mean and standard deviation (biased) of each feature over the valid frames."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean, variance = masked_moments(x, mask[..., None], (1,)).statistics
-    moving = variance > SMALLEST_DEVIATION**2
-    return jnp.concatenate([mean, jnp.where(moving, jnp.sqrt(jnp.where(moving, variance, 1)), 0)], axis=-1)
+        mean = jnp.einsum("bt,bth->bh", weights, x)
+        largest = jnp.max(scores, axis=1, keepdims=True, where=mask, initial=jnp.finfo(wide).min)
+        weight = jnp.sum(jnp.exp(scores - largest), axis=1, keepdims=True, where=mask)
+        return Summary(weight, mean, largest=largest)

@@ -11,8 +11,16 @@ from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.masking import length_mask
-from dslstm_jax.models.branches import CNNLSTMBranch, DSLSTMBranch, MFCCBranch, shortest_recording
-from dslstm_jax.models.layers import Normalization
+from dslstm_jax.models.branches import (
+    CNNLSTMBranch,
+    DSLSTMBranch,
+    MFCCBranch,
+    Span,
+    Spans,
+    frame_mask,
+    shortest_recording,
+)
+from dslstm_jax.models.layers import CARRIED, Normalization
 
 Variables = dict[str, Any]
 """Linen's collections `params` and `batch_stats`."""
@@ -39,19 +47,28 @@ class Recognizer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Features, keys: Key[Array, " B"] | None = None, *, train: bool
+        self, features: Features, keys: Key[Array, " B"] | None = None, spans: Spans | None = None, *, train: bool
     ) -> tuple[BranchLogits, ...]:
+        """The branches' logits.
+
+        Args:
+          features: of the recordings, or of parts of them.
+          keys: one for each utterance, for dropout.
+          spans: the frames that the recurrences read, of the spectrograms first and then of the MFCC; None: all. With
+            the collection CARRIED, which the caller must let change, they go on from where the last part ended.
+          train: use and update the batch's statistics.
+        """
         config, branches = self.config, []
         features = self.normalize(features, train)
         both = config.mfcc_branch and config.spectrogram_branch != "none"
         if config.spectrogram_branch != "none":
             kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
             spectrogram_branch = kind(self.classes, config, self.axis_name, self.stretched, name="spectrogram_branch")
-            logits = spectrogram_branch(features.spectrograms, features.spectrogram_lengths, keys, train=train)
+            logits = spectrogram_branch(features.spectrograms, features.spectrogram_lengths, keys, spans, train=train)
             branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
         if config.mfcc_branch:
             mfcc_branch = MFCCBranch(self.classes, config, name="mfcc_branch")
-            mask = length_mask(features.mfcc_lengths, features.mfcc.shape[1])
+            mask = frame_mask(features.mfcc_lengths, features.mfcc.shape[1], None if spans is None else spans[-1])
             logits = mfcc_branch(features.mfcc, mask, keys)
             branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
         return tuple(branches)
@@ -123,6 +140,49 @@ def forward(
         variables, features, keys, train=train, mutable=["batch_stats"]
     )
     return branches, updated.get("batch_stats", {})
+
+
+class Part(NamedTuple):
+    """A cut-out of each recording of a batch, for one of the sequences that the recurrences read."""
+
+    waveforms: Float[Array, "B N"]
+    """Samples in [-1, 1], valid up to `lengths`."""
+    lengths: Int[Array, " B"]
+    span: Span
+    """Frames of the sequence that are new, and the same as in the whole recording."""
+
+
+def forward_parts(
+    variables: Variables, carried: Variables, parts: tuple[Part, ...], *, config: Config
+) -> tuple[tuple[BranchLogits, ...], Variables]:
+    """`forward` of a recording that is given part by part: the logits of what has been seen of it so far.
+
+    Args:
+      variables: the recognizer's weights and running statistics.
+      carried: what the last call gave; zeros before the first, or nothing.
+      parts: one for each of `receptive_fields`.
+      config: features and model.
+
+    Returns:
+      Each branch's logits, and the collection CARRIED for the next call.
+    """
+    found = [extract_features(part.waveforms, part.lengths, config.features) for part in parts]
+    together = config.model.spectrogram_branch != "lstm"
+    sources = [found[0 if together else index] for index in range(len(config.features.spectrograms))]
+    features = Features(
+        found[-1].mfcc,
+        found[-1].mfcc_lengths,
+        tuple(source.spectrograms[index] for index, source in enumerate(sources)),
+        tuple(source.spectrogram_lengths[index] for index, source in enumerate(sources)),
+    )
+    branches, updated = make_recognizer(config, count_classes(variables)).apply(
+        {**variables, CARRIED: carried},
+        features,
+        spans=tuple(part.span for part in parts),
+        train=False,
+        mutable=[CARRIED],
+    )
+    return branches, updated[CARRIED]
 
 
 def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:

@@ -22,6 +22,7 @@ from dslstm_jax.errors import AudioError
 from dslstm_jax.models.recognizer import Variables, average, forward
 from dslstm_jax.recurrence.lstm import runs_here
 from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
+from dslstm_jax.serving.streaming import Stream
 from dslstm_jax.serving.timeline import Cut, Window, cut, window_sizes
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.run import open_run
@@ -168,6 +169,18 @@ class Predictor:
         """
         sizes = window_sizes(window, hop, LONGEST, self.sample_rate)
         return self._windows([self._prepare(samples, sample_rate, longest=None)], *sizes)
+
+    def stream(self, sample_rate: float) -> Stream:
+        """Recognizes one recording of any length while it comes in; docs/stream.md says which models can.
+
+        Args:
+          sample_rate: of the samples that will be pushed, in hertz.
+
+        Raises:
+          AudioError: a rate that no recording has.
+          ConfigError: the model needs the whole recording; the message names the field.
+        """
+        return Stream(self.variables, self.config, sample_rate, self._prediction)
 
     def export(self, path: str | Path) -> None:
         """Writes one file that `load` reads, and any program that has JAX: docs/export.md.
