@@ -67,6 +67,9 @@ def lively(config: Config, classes: int = 4) -> Predictor:
     )
     for branch in variables["params"].values():
         branch["classifier"]["kernel"] *= 30
+        for name in branch:
+            if "gate_scale" in branch[name]:
+                branch[name]["gate_scale"] *= 10
     return Predictor(variables, config, [f"class {index}" for index in range(classes)])
 
 
