@@ -17,9 +17,10 @@ from tiny import FEATURES, MODEL
 from dslstm_jax.config import Config, FeaturesConfig, MfccConfig, ModelConfig, SpectrogramConfig, load_config
 from dslstm_jax.data.pipeline import pad_waveforms
 from dslstm_jax.errors import AudioError, ConfigError
+from dslstm_jax.models.branches import Span
 from dslstm_jax.models.pooling import Summary, combine
 from dslstm_jax.models.receptive_field import receptive_fields
-from dslstm_jax.models.recognizer import initialize
+from dslstm_jax.models.recognizer import Part, average, forward_parts, initialize
 from dslstm_jax.serving import streaming
 from dslstm_jax.serving.predictor import Prediction, Predictor, predict
 
@@ -116,6 +117,30 @@ def test_the_answer_is_that_of_the_whole_recording_at_any_length(predictor):
     print(f"{len(answers)} lengths: at most {differences[worst]:.1e} apart, at {worst} samples")
     assert differences[worst] <= 2e-5
     assert np.ptp(answers, axis=0).max() > 0.02, "the answers do differ"
+
+
+@pytest.mark.parametrize("case", ["cnn_lstm", "odd sizes", "attention"])
+def test_a_frame_depends_on_its_receptive_field_alone(case):
+    """One frame by itself, of the whole sound and of the smallest cut-out that has it; a step of a stream that were
+    wrong by a frame would hardly show in an answer."""
+    predictor = lively(CASES[case])
+    fields, sound, frame = receptive_fields(predictor.config), noise(30_000), 8
+
+    @jax.jit
+    def logits(parts):
+        return average(forward_parts(predictor.variables, {}, parts, config=predictor.config)[0])
+
+    def alone(number, samples, frame):
+        """The logits of one frame of the `number`-th sequence, and of no frame of the others."""
+        padded, lengths = pad_waveforms([samples], 1, len(sound))
+        spans = [Span(np.array([frame]), np.array([frame + (index == number)])) for index in range(len(fields))]
+        return np.asarray(logits(tuple(Part(padded, lengths, span) for span in spans)))
+
+    for number, field in enumerate(fields):
+        start, end = (frame - field.context) * field.hop, frame * field.hop + field.after
+        expected = alone(number, sound, frame)
+        np.testing.assert_allclose(alone(number, sound[start:end], field.context), expected, atol=1e-5)
+        assert np.abs(alone(number, sound, frame + 1) - expected).max() > 1e-3, "frames do differ"
 
 
 def test_the_answer_is_that_of_the_predictor(attention):
