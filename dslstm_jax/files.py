@@ -80,6 +80,17 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted names: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    if isinstance(values, Mapping):
+        return {
+            key: leaf
+            for name, value in values.items()
+            for key, leaf in flatten(value, f"{prefix}.{name}" if prefix else name).items()
+        }
+    return {prefix: values}
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None

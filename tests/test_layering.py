@@ -57,7 +57,7 @@ ROOMS = [
     ["training.step"],
     ["training.run"],
     ["training.parallel"],
-    ["training.digests"],
+    ["training.digests", "training.quiet"],
     ["training.checkpoint"],
     ["training.choice"],
     ["training.loop"],

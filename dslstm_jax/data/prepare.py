@@ -34,7 +34,7 @@ from dslstm_jax.data.records import (
 )
 from dslstm_jax.data.waveform import tfds
 from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError, RunError, one_line
-from dslstm_jax.files import make_folder, to_json, whole_file, write_json, write_text
+from dslstm_jax.files import flatten, make_folder, to_json, whole_file, write_json, write_text
 from dslstm_jax.progress import progress_bar
 
 METADATA = "metadata.json"
@@ -258,10 +258,10 @@ def _check_same(folder: Path, made_of: Mapping[str, Any], named: Mapping[str, Ut
     mend = "delete it or give another --output"
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        before, left_out = _flatten({name: metadata[name] for name in made_of}), metadata["left_out"]
+        before, left_out = flatten({name: metadata[name] for name in made_of}), metadata["left_out"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorpusError(f"{folder} is there already, and not by dslstm prepare; {mend}") from error
-    now = _flatten(json.loads(to_json(made_of)))
+    now = flatten(json.loads(to_json(made_of)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise CorpusError(f"{folder} was made with {name} = {before.get(name)}, not {now.get(name)}; {mend}")
@@ -285,16 +285,6 @@ def _check_same(folder: Path, made_of: Mapping[str, Any], named: Mapping[str, Ut
 def _known(utterance: Utterance) -> str:
     about = (("label", utterance.label), ("speaker", utterance.speaker), ("session", utterance.session))
     return ", ".join(f"{name} {value}" for name, value in about if value is not None)
-
-
-def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(values, dict):
-        return {
-            key: leaf
-            for name, value in values.items()
-            for key, leaf in _flatten(value, f"{prefix}.{name}" if prefix else name).items()
-        }
-    return {prefix: values}
 
 
 def _move(made: Path, folder: Path) -> None:

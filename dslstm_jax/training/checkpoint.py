@@ -7,14 +7,11 @@ without it is a save that was cut short.
 
 import errno
 import json
-import logging
 import math
 import shutil
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import Variables, variable_shapes
 from dslstm_jax.training.digests import DIGESTS, UNFINISHED, digest_line, find_fault, read_digests, write_digests
+from dslstm_jax.training.quiet import quiet_event_loops
 from dslstm_jax.training.run import Record, Run
 from dslstm_jax.training.step import Totals, TrainState
 
@@ -230,7 +228,7 @@ class Checkpoints:
 
     def _open_manager(self) -> ocp.CheckpointManager:
         """It reads the scores of what is there and deletes what is left of saves that were cut short."""
-        self._opened.enter_context(_quiet_event_loops())
+        self._opened.enter_context(quiet_event_loops())
         if jax.process_index() == 0:
             shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
             for step in self._steps():
@@ -378,29 +376,3 @@ def _is_disk_full(error: BaseException | None) -> bool:
         or any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
         or _is_disk_full(error.__cause__ or error.__context__)
     )
-
-
-@contextmanager
-def _quiet_event_loops() -> Iterator[None]:
-    """A save that fails closes its event loop, and TensorStore complains for each array that it still writes."""
-    report = sys.unraisablehook
-
-    def report_others(event: "sys.UnraisableHookArgs") -> None:
-        if str(event.exc_value) != "Event loop is closed":
-            report(event)
-
-    sys.unraisablehook = report_others
-    try:
-        yield
-    finally:
-        sys.unraisablehook = report
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """What Orbax logs is as we want it, or else the user is told of it in a RunError."""
-    trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
-    return "orbax" not in record.pathname + trace
-
-
-for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).addFilter(_is_not_orbax)

@@ -14,7 +14,7 @@ import jax
 
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.errors import RunError
-from dslstm_jax.files import make_folder, to_json, write_json, write_text
+from dslstm_jax.files import flatten, make_folder, to_json, write_json, write_text
 
 Record = Mapping[str, Any]
 """One epoch's line of metrics.jsonl."""
@@ -141,23 +141,13 @@ def check_same_settings(path: Path, before: Mapping[str, Any], now: Mapping[str,
     Raises:
       RunError: naming the first field that differs.
     """
-    begun, asked = _flatten(before), _flatten(now)
+    begun, asked = flatten(before), flatten(now)
     for name in sorted(begun.keys() | asked.keys()):
         if begun.get(name) != asked.get(name):
             raise RunError(
                 f"{path} was run with {name} = {begun.get(name)}, not {asked.get(name)}; "
                 "resume with the same settings or give another --workdir"
             )
-
-
-def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(values, Mapping):
-        return {
-            key: leaf
-            for name, value in values.items()
-            for key, leaf in _flatten(value, f"{prefix}.{name}" if prefix else name).items()
-        }
-    return {prefix: values}
 
 
 def read_json(path: Path) -> Any:
