@@ -66,6 +66,7 @@ ROOMS = [
     ["evaluation.report"],
     ["evaluation.evaluate"],
     ["evaluation.statistics"],
+    ["evaluation.calibration"],
     ["evaluation.results"],
     ["evaluation.crossval"],
     ["evaluation.compare"],

@@ -56,3 +56,19 @@ def test_damage_is_named(run, name, content, said):
     with pytest.raises(DslstmError, match=said) as caught:
         open_run(run.path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_temperature_is_1_until_there_is_one(run):
+    assert run.read_temperature() == 1
+    run.calibration.write_text('{"temperature": 2}')
+    assert run.read_temperature() == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{}", '{"temperature": 0}', '{"temperature": "hot"}', '{"temperature": NaN}']
+)
+def test_a_damaged_temperature_is_one_clear_error(run, content):
+    run.calibration.write_text(content)
+    with pytest.raises(RunError, match=r"calibration.json is damaged: ") as caught:
+        run.read_temperature()
+    assert "\n" not in str(caught.value)

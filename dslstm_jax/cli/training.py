@@ -122,6 +122,7 @@ def _train(arguments: Train) -> int:
     from rich.console import Console
 
     from dslstm_jax.data.folds import describe
+    from dslstm_jax.evaluation.calibration import calibrate
     from dslstm_jax.evaluation.evaluate import evaluate
     from dslstm_jax.models.recognizer import variable_shapes
     from dslstm_jax.training.loop import fit
@@ -149,6 +150,8 @@ def _train(arguments: Train) -> int:
     if not fit(run, dataset, parallel=parallel, console=console):
         return _stopped(console, arguments.resume)
     result = evaluate(run, dataset, "test", parallel)
+    temperature = calibrate(run, dataset, parallel)
+    console.print(f"temperature {temperature:.2f}, fitted on validation", highlight=False)
     if parallel.leads:
         print(f"run folder: {run.path}")
         example = corpus.utterances[split.test[0]]

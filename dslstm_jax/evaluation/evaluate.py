@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from dslstm_jax.config import Config
 from dslstm_jax.data.corpora import Utterance
@@ -39,6 +39,8 @@ class Evaluation:
     labels: tuple[str, ...]
     probabilities: Float[np.ndarray, "N C"]
     """Of each utterance, in the order of the split."""
+    truths: Int[np.ndarray, " N"]
+    """The true classes."""
 
     @property
     def wa(self) -> float:
@@ -126,6 +128,7 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
         confusion=np.asarray(totals.confusion),
         labels=run.labels,
         probabilities=probabilities[list(members)],
+        truths=np.array([run.labels.index(dataset.corpus.utterances[member].label) for member in members], int),
     )
     if side == "test" and parallel.leads:
         write_report(

@@ -212,6 +212,15 @@ def count_classes(variables: Variables) -> int:
     return int(branch["classifier"]["bias"].shape[-1])
 
 
+def scale_logits(variables: Variables, factor: float) -> Variables:
+    """Variables of which all logits are `factor` times as large: they are linear in the classifiers' weights."""
+    params = {
+        name: {**branch, "classifier": jax.tree.map(lambda leaf: factor * leaf, branch["classifier"])}
+        for name, branch in variables["params"].items()
+    }
+    return {**variables, "params": params}
+
+
 def count_parameters(variables: Variables) -> int:
     """Number of trained values."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -19,7 +19,7 @@ from dslstm_jax.config import Config
 from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio, read_blocks, read_header
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
 from dslstm_jax.errors import AudioError
-from dslstm_jax.models.recognizer import Variables, average, forward
+from dslstm_jax.models.recognizer import Variables, average, forward, scale_logits
 from dslstm_jax.recurrence.lstm import runs_here
 from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
 from dslstm_jax.serving.streaming import Stream
@@ -336,6 +336,8 @@ def keep_programs() -> None:
 def load(run: str | Path) -> Predictor:
     """The recognizer of a run folder, of the epoch that validation chose, or of a file of `dslstm export`.
 
+    Its probabilities are calibrated: the temperature of the run's calibration.json is in the weights.
+
     Raises:
       RunError: no such folder or file, no checkpoint in the folder, or a damaged one.
     """
@@ -346,5 +348,6 @@ def load(run: str | Path) -> Predictor:
     if not runs_here(opened.config.model.lstm_backend):  # the scan gives the same answers anywhere
         model = replace(opened.config.model, lstm_backend="scan")
         opened = replace(opened, config=replace(opened.config, model=model))
+    temperature = opened.read_temperature()
     variables, _ = load_best(opened)
-    return Predictor(variables, opened.config, opened.labels)
+    return Predictor(scale_logits(variables, 1 / temperature), opened.config, opened.labels)

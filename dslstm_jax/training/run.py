@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -44,6 +45,10 @@ class Run:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.json"
+
     def write_records(self, records: Sequence[Record]) -> None:
         """metrics.jsonl: a line for each epoch."""
         write_text(self.metrics, "".join(to_json(record) + "\n" for record in records))
@@ -64,6 +69,23 @@ class Run:
         """
         folds: dict[str, Any] = read_json(self.path / "folds.json")
         return folds
+
+    def read_temperature(self) -> float:
+        """What logits are divided by, as calibration.json says; 1 where there is none.
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        if not self.calibration.exists():  # training has not ended, or was that of an older version or of PyTorch
+            return 1.0
+        values = read_json(self.calibration)
+        temperature = values.get("temperature") if isinstance(values, dict) else None
+        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise RunError(
+                f"{self.calibration} is damaged: its temperature must be a number above 0; dslstm train with "
+                "--resume writes it again"
+            )
+        return float(temperature)
 
 
 def describe_environment() -> dict[str, Any]:

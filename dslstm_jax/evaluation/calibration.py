@@ -1,0 +1,90 @@
+"""Probabilities that mean what they say: one temperature for all logits (Guo et al., ICML 2017).
+
+It is fitted on the validation side, and no emotion takes another's place by it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float, Int
+
+from dslstm_jax.data.dataset import Dataset
+from dslstm_jax.evaluation.evaluate import evaluate
+from dslstm_jax.evaluation.statistics import calibration_error
+from dslstm_jax.files import write_json
+from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.run import Run
+
+COLDEST, HOTTEST = 0.05, 20.0
+"""Temperatures that are looked for."""
+_HALVINGS = 60
+_SMALLEST = float(np.finfo(np.float32).tiny)
+"""What a probability of 0 is taken for."""
+
+
+def with_temperature(
+    probabilities: Float[np.ndarray, "*N C"], temperature: npt.ArrayLike
+) -> Float[np.ndarray, "*N C"]:
+    """softmax(log p / T): the probabilities as if all logits had been divided by the temperature, one or [*N]."""
+    logits = _log(probabilities) / np.asarray(temperature, np.float64)[..., None]
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def fit_temperature(probabilities: Float[np.ndarray, "N C"], truths: Int[np.ndarray, " N"]) -> float:
+    """The temperature from COLDEST to HOTTEST of the smallest mean negative log-likelihood; 1 for no utterance.
+
+    The truth's target is (N + 1) / (N + C) and that of the others 1 / (N + C), not 1 and 0 (Platt 1999): few
+    utterances, all of them right, would else make the recognizer certain of everything.
+    """
+    count, classes = probabilities.shape
+    if not count:
+        return 1.0
+    log = _log(probabilities)
+    targets = (count * np.eye(classes)[truths] + 1) / (count + classes)
+    # The likelihood is convex in 1/T: its slope, which grows, is sought where it is 0.
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        slope = np.sum((with_temperature(probabilities, 1 / middle) - targets) * log)
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return float(2 / (low + high))
+
+
+def negative_log_likelihood(probabilities: Float[np.ndarray, "N C"], truths: Int[np.ndarray, " N"]) -> float:
+    """Mean over the utterances, in nats."""
+    return float(-_log(probabilities)[np.arange(len(truths)), truths].mean())
+
+
+def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float:
+    """Fits the temperature of the run's chosen epoch on its validation side, and writes calibration.json.
+
+    Args:
+      run: the run folder.
+      dataset: the run's own.
+      parallel: the devices.
+
+    Returns:
+      The temperature, by which `dslstm_jax.load` divides the logits.
+
+    Raises:
+      RunError: there is no usable checkpoint, or the file cannot be written.
+    """
+    result = evaluate(run, dataset, "validation", parallel)
+    temperature = fit_temperature(result.probabilities, result.truths)
+    sides = {"before": result.probabilities, "after": with_temperature(result.probabilities, temperature)}
+    if parallel.leads:
+        speakers = run.read_folds()["validation"]["speakers"]
+        of_speakers = f" of speakers {', '.join(speakers)}" if speakers else ""
+        values = {
+            "temperature": temperature,
+            "fitted_on": f"validation, {result.utterances} utterances{of_speakers}",
+            "epoch": result.epoch,
+            "nll": {side: negative_log_likelihood(found, result.truths) for side, found in sides.items()},
+            "calibration_error": {side: calibration_error(found, result.truths) for side, found in sides.items()},
+        }
+        write_json(run.calibration, values)
+    return temperature
+
+
+def _log(probabilities: Float[np.ndarray, "*N C"]) -> Float[np.ndarray, "*N C"]:
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), _SMALLEST))
