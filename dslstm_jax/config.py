@@ -67,10 +67,12 @@ class SplitConfig:
 
     protocol: str = "speaker5"
     """speakerK: K folds that share no speaker; speaker: leave one speaker out; session: leave one session out;
-    randomK: K folds of utterances, speakers shared; FILE.json, or ravdess-actors5 of the package: a fold file, which
-    names the test and validation speakers of each fold."""
+    corpus: leave one of several corpora out, validate on speakers of the others; randomK: K folds of utterances,
+    speakers shared; FILE.json, or ravdess-actors5 of the package: a fold file, which names the test and validation
+    speakers of each fold."""
     fold: int = 0
-    """Which fold is the test set, from 0; the next one is the validation set, but a fold file names its own."""
+    """Which fold is the test set, from 0; the next one is the validation set, but a fold file names its own, and
+    `corpus` takes it from the other corpora."""
     seed: int = 0
     """Deals speakers or utterances to the folds."""
 

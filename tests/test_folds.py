@@ -187,7 +187,7 @@ def test_no_fold_is_empty_when_every_speaker_has_one_label() -> None:
         ("speakers10", "did you mean speaker10"),
         ("sesion", "did you mean session"),
         ("random", "did you mean random5"),
-        ("", r"There are speakerK \(such as speaker5\), speaker, session and randomK"),
+        ("", r"There are speakerK \(such as speaker5\), speaker, session, corpus and randomK"),
         ("speaker-5", "did you mean speaker5"),
         ("speaker2", "use speaker3 or more"),
         ("random1", "use random3 or more"),
@@ -430,7 +430,7 @@ def test_a_fold_file_needs_speakers_and_every_label_in_training(tmp_path: Path) 
 def test_unknown_protocols_name_the_fold_files_of_the_package() -> None:
     assert error_of(speak(UNEVEN), "ravdess-actors") == (
         "--split.protocol ravdess-actors: unknown; did you mean ravdess-actors5? There are speakerK "
-        "(such as speaker5), speaker, session and randomK (such as random5), and fold files: FILE.json, "
+        "(such as speaker5), speaker, session, corpus and randomK (such as random5), and fold files: FILE.json, "
         "or by name ravdess-actors5"
     )
     assert ": unknown; " in error_of(speak(UNEVEN), "../fold_files/ravdess-actors5")

@@ -18,6 +18,10 @@ from dslstm_jax.data.corpora.base import Utterance, first_three
 from dslstm_jax.errors import CorpusError
 
 SIDES: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+_ONE_OUT = ("speaker", "session", "corpus")
+"""Of which one is left out."""
+_OTHERS = 5
+"""Into how many groups the speakers of the other corpora are dealt; the first of them validates."""
 _FOLD_FILES = Path(__file__).with_name("fold_files")
 
 
@@ -37,8 +41,9 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> lis
       utterances: of one corpus.
       protocol: `speakerK`, K groups that share no speaker, alike in their counts per label; `speaker` and `session`,
         one group for each, in the order of their names; `randomK`, K groups of utterances with speakers shared,
-        stratified by label. Or a fold file: the path `FILE.json`, or the name of one in the package's
-        data/fold_files, such as `ravdess-actors5`. It names the speakers of each fold, and all others train:
+        stratified by label. `corpus` tests each of several corpora; of the others a fifth of the speakers validates.
+        Or a fold file: the path `FILE.json`, or the name of one in the package's data/fold_files, such as
+        `ravdess-actors5`. It names the speakers of each fold, and all others train:
         `{"source": "...", "folds": [{"test": ["02", ...], "validation": ["03", ...]}, ...]}`.
       seed: deals speakers or utterances to the groups; plays no part in `speaker`, `session` and fold files.
 
@@ -55,10 +60,13 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> lis
     if kind == "random":
         _check_counts(utterances, protocol, least=folds)
         return _rotate(_deal_utterances(utterances, folds, seed))
-    unit = "speaker" if kind == "file" else kind
+    unit = kind if kind == "session" else "speaker"
     members = _members(utterances, unit)
     if kind == "file":
         splits, mend = _splits_of_file(members, protocol), "let one of them train or "
+    elif kind == "corpus":
+        splits = _leave_corpora_out(utterances, members, seed)
+        mend = "rename it to one that the others have (--corpus.label-map) or "
     else:
         _check_groups(members, kind, protocol, folds)
         _check_counts(utterances, protocol, least=2)
@@ -121,16 +129,16 @@ def _parse(protocol: str) -> tuple[str, int]:
     shipped = _shipped()
     if protocol.endswith(".json") or protocol in shipped:
         return "file", 0
-    if protocol in ("speaker", "session"):
+    if protocol in _ONE_OUT:
         return protocol, 0
     parts = re.fullmatch(r"(speaker|random)([0-9]{1,9})", protocol)
     if not parts:
         number = re.search(r"[0-9]+$", protocol)
-        known = [f"{kind}{number[0] if number else 5}" for kind in ("speaker", "random")] + ["speaker", "session"]
+        known = [f"{kind}{number[0] if number else 5}" for kind in ("speaker", "random")] + list(_ONE_OUT)
         near = difflib.get_close_matches(protocol, known + shipped, n=1)
         raise CorpusError(
             f"--split.protocol {protocol}: unknown{f'; did you mean {near[0]}?' if near else ';'} "
-            "There are speakerK (such as speaker5), speaker, session and randomK (such as random5), "
+            "There are speakerK (such as speaker5), speaker, session, corpus and randomK (such as random5), "
             f"and fold files: FILE.json, or by name {', '.join(shipped)}"
         )
     if int(parts[2]) < 3:
@@ -227,6 +235,28 @@ def _deal_speakers(
         for label, share in shares[speaker].items():
             held[fold][label] += share
     return groups
+
+
+def _leave_corpora_out(utterances: Sequence[Utterance], members: dict[str, list[int]], seed: int) -> list[Split]:
+    """Tests one corpus after the other, in the order of their names; speakers of the others validate or train."""
+    corpora = sorted({utterance.corpus for utterance in utterances if utterance.corpus})
+    if len(corpora) < 2:
+        raise CorpusError(
+            "--split.protocol corpus leaves one of several corpora out: give them by --corpus.names emodb,ravdess, "
+            "or use --split.protocol speaker5"
+        )
+    splits = []
+    for corpus in corpora:
+        others = {name: of for name, of in members.items() if utterances[of[0]].corpus != corpus}
+        if len(others) < 2:
+            raise CorpusError(
+                f"--split.protocol corpus: without {corpus} there is {_number(len(others), 'speaker')}, and one must "
+                "validate while others train; use --split.protocol speaker5"
+            )
+        tested = [index for index, utterance in enumerate(utterances) if utterance.corpus == corpus]
+        dealt = _deal_speakers(utterances, others, min(_OTHERS, len(others)), seed)
+        splits.append(_split([tested, *dealt], test=0))
+    return splits
 
 
 def _deal_utterances(utterances: Sequence[Utterance], folds: int, seed: int) -> list[list[int]]:

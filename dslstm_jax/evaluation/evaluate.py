@@ -70,7 +70,7 @@ class Evaluation:
 def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
     config, choice = run.config.split, describe_choice(run.config.training)
-    dealt = re.fullmatch(r"(speaker|random)[0-9]+", config.protocol)  # the others do not use the seed
+    dealt = re.fullmatch(r"(speaker|random)[0-9]+|corpus", config.protocol)  # the others do not use the seed
     seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
     if side == "train":

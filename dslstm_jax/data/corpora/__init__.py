@@ -70,7 +70,12 @@ def _join(names: Sequence[str], config: CorpusConfig) -> Corpus:
         name="+".join(joined),
         labels=tuple(dict.fromkeys(label for corpus in corpora for label in corpus.labels)),
         utterances=tuple(
-            replace(utterance, speaker=apart(corpus, utterance.speaker), session=apart(corpus, utterance.session))
+            replace(
+                utterance,
+                speaker=apart(corpus, utterance.speaker),
+                session=apart(corpus, utterance.session),
+                corpus=corpus.name,
+            )
             for corpus in corpora
             for utterance in corpus.utterances
         ),

@@ -35,6 +35,8 @@ class Utterance:
     speaker: str | None = None
     session: str | None = None
     record: Record | None = None
+    corpus: str | None = None
+    """Which one it is of, where several are one."""
 
 
 @dataclass(frozen=True)
