@@ -9,27 +9,21 @@ from dslstm_jax.cli import main
 from dslstm_jax.config import Config, SplitConfig
 from dslstm_jax.data.corpora import Corpus, Utterance
 from dslstm_jax.data.folds import describe, make_folds
+from dslstm_jax.evaluation.calibration import with_temperature
 from dslstm_jax.evaluation.compare import compare, read_comparable
-from dslstm_jax.evaluation.results import (
-    Outcome,
-    describe_protocol,
-    format_summary,
-    gather_predictions,
-    summarize,
-    summarize_ensemble,
-    write_results,
-)
+from dslstm_jax.evaluation.crossval_report import describe_protocol, format_summary, write_results
+from dslstm_jax.evaluation.results import Outcome, Predictions, gather_predictions, summarize, summarize_ensemble
 from dslstm_jax.evaluation.statistics import calibration_error
 
 LABELS = ("happy", "sad")
 ENVIRONMENT = {"commit": None, "command": ["dslstm"], "python": "3.11", "packages": {}, "devices": ["cpu"]}
 
 
-def crossed(folder, *, wrong, seeds=2, labels=LABELS, protocol="speaker3", drop=(), shuffle=False):
+def crossed(folder, *, wrong, seeds=2, labels=LABELS, protocol="speaker3", drop=(), shuffle=False, corpora=""):
     """Results in `folder` of six speakers with four utterances of each label; every `wrong`th answer is wrong."""
     utterances = [
-        Utterance(f"{speaker}/{label}{take}.wav", label, speaker)
-        for speaker in "abcdef"
+        Utterance(f"{speaker}/{label}{take}.wav", label, speaker, corpus=corpora[place : place + 1] or None)
+        for place, speaker in enumerate("abcdef")
         for label in labels
         for take in range(4)
         if f"{speaker}/{label}{take}.wav" not in drop
@@ -108,6 +102,40 @@ def test_the_tables_name_every_run_and_pair(tmp_path, capsys):
     assert "(3 pairs)" in pairs.splitlines()[3]
 
 
+def test_each_of_several_corpora_has_its_figures(tmp_path):
+    report = crossed(tmp_path, wrong=3, corpora="xxyyyy") / "report"
+    results = json.loads((report / "results.json").read_text())
+    predictions = Predictions.from_dict(LABELS, results["predictions"])
+    assert predictions.corpora.count("x") == 16
+    right = predictions.probabilities.argmax(axis=-1) == predictions.truths
+    for corpus, count in (("x", 16), ("y", 32)):
+        own = np.array([name == corpus for name in predictions.corpora])
+        found = results["corpora"][corpus]
+        assert found["utterances"] == count
+        assert found["wa"] == pytest.approx(right[:, own].mean())
+        recalls = [right[:, own & (predictions.truths == label)].mean() for label in (0, 1)]
+        assert found["ua"] == pytest.approx(np.mean(recalls))
+        assert f"| {corpus} | {count} | {100 * found['wa']:.1f} % |" in (report / "report.md").read_text()
+    assert results["corpora"]["x"]["wa"] != results["corpora"]["y"]["wa"]
+
+
+def test_the_figures_with_temperature_are_those_of_what_load_gives():
+    """Of two folds the first is told three times as surely as it should be, and its temperature says so."""
+    utterances = tuple(Utterance(f"{place}.wav", LABELS[place % 4 == 3], str(place)) for place in range(8))
+    probabilities = np.array([[0.75, 0.25]] * 4)
+    outcomes = [
+        Outcome(0, 0, 1, (0, 1, 2, 3), with_temperature(probabilities, 1 / 3), 3.0),
+        Outcome(1, 0, 1, (4, 5, 6, 7), probabilities),
+    ]
+    predictions = gather_predictions(Corpus("made", LABELS, utterances), outcomes)
+    np.testing.assert_allclose(predictions.calibrated.probabilities, [[[0.75, 0.25]] * 8])
+    assert calibration_error(predictions.probabilities[0], predictions.truths) > 0.1
+    assert calibration_error(predictions.calibrated.probabilities[0], predictions.truths) == pytest.approx(0)
+    again = Predictions.from_dict(LABELS, predictions.to_dict())
+    np.testing.assert_array_equal(again.temperatures, [[3] * 4 + [1] * 4])
+    np.testing.assert_array_equal(again.take([5, 0]).temperatures, [[1, 3]])
+
+
 ENSEMBLE_PROBABILITIES = {
     0: [[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.2, 0.8]],
     1: [[0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.7, 0.3]],
@@ -163,7 +191,7 @@ def test_results_of_before_there_were_ensembles_are_read(tmp_path, capsys):
     expected = capsys.readouterr().out
     file = paths[0] / "report" / "results.json"
     old = json.loads(file.read_text())
-    del old["ensemble"]
+    del old["ensemble"], old["predictions"]["temperatures"], old["predictions"]["corpora"]
     file.write_text(json.dumps(old))
     assert main(["compare", *map(str, paths)]) == 0
     assert capsys.readouterr().out == expected

@@ -17,6 +17,8 @@ from trees import iemocap_tree
 from dslstm_jax.cli import main
 from dslstm_jax.config import ModelConfig
 from dslstm_jax.data.pipeline import Loader
+from dslstm_jax.evaluation.calibration import with_temperature
+from dslstm_jax.evaluation.statistics import calibration_error
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.run import open_run
 
@@ -104,6 +106,18 @@ def test_the_figures_are_those_of_the_predictions(crossed):
     np.testing.assert_allclose(figure["mean"], np.mean(of_folds))
     np.testing.assert_allclose(figure["pooled"], ua(0, folds >= 0))
     assert figure["deviation_of_seeds"] is None
+    temperatures = np.array(predictions["temperatures"])
+    for run in results["runs"]:
+        own = temperatures[run["seed"], folds == run["fold"]]
+        np.testing.assert_array_equal(own, run["temperature"])
+        of_run = open_run(crossed / f"fold{run['fold']}_seed{run['seed']}")
+        assert of_run.read_temperature() == run["temperature"] != 1
+    calibrated = with_temperature(probabilities, temperatures)
+    for name, seeds in (("calibration_error", probabilities), ("calibrated_error", calibrated)):
+        expected = [calibration_error(seed, truths) for seed in seeds]
+        assert results[name] == {"mean": pytest.approx(np.mean(expected)), "of_seeds": pytest.approx(expected)}
+        expected = calibration_error(seeds.mean(axis=0), truths)
+        assert results["ensemble"][name]["mean"] == pytest.approx(expected)
     # dslstm evaluate says the same of a run.
     run = next(run for run in results["runs"] if (run["fold"], run["seed"]) == (1, 1))
     assert run["epoch"] == load_best(open_run(crossed / "fold1_seed1"))[1]
@@ -116,7 +130,8 @@ def test_the_report_says_what_its_figures_rest_on(crossed):
         "Protocol: speaker3, 3 folds, 2 seeds, epoch chosen by validation UA.",
         "95 % over speakers",
         "| fold 2 | 16 |",
-        "Calibration error (ECE, 15 bins):",
+        "Calibration error (ECE, 15 bins): ",
+        " with temperature.",
         "Command: `",
         "Commit: ",
         "one by one: ",
@@ -199,7 +214,14 @@ def test_a_crossval_begun_before_there_was_a_setting_goes_on(config, crossed, tm
         settings = json.loads(file.read_text())
         del settings["training"]["schedule"]
         file.write_text(json.dumps(settings))
+    for file in (tmp_path / "run").glob("*/predictions.json"):
+        predictions = json.loads(file.read_text())
+        del predictions["temperature"]
+        file.write_text(json.dumps(predictions))
     assert crossval(config, tmp_path / "run", "--resume") == 0
+    results = results_of(tmp_path / "run")
+    np.testing.assert_allclose(results["calibrated_error"]["of_seeds"], results["calibration_error"]["of_seeds"])
+    assert results["calibration_error"] == results_of(crossed)["calibration_error"]
 
 
 def test_the_last_epoch_can_be_chosen(config, crossed, tmp_path):

@@ -68,6 +68,7 @@ ROOMS = [
     ["evaluation.statistics"],
     ["evaluation.calibration"],
     ["evaluation.results"],
+    ["evaluation.crossval_report"],
     ["evaluation.crossval"],
     ["evaluation.compare"],
     ["serving"],

@@ -166,7 +166,7 @@ def crossval(arguments: Crossval) -> int:
     from rich.console import Console
 
     from dslstm_jax.evaluation.crossval import crossvalidate
-    from dslstm_jax.evaluation.results import format_summary
+    from dslstm_jax.evaluation.crossval_report import format_summary
     from dslstm_jax.models.recognizer import variable_shapes
     from dslstm_jax.training.parallel import joined_processes, make_parallel
 

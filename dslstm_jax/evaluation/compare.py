@@ -10,15 +10,9 @@ import numpy as np
 from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.summary import align
 from dslstm_jax.errors import RunError
+from dslstm_jax.evaluation.crossval_report import describe_protocol, read_results
 from dslstm_jax.evaluation.report import format_mean, format_percent
-from dslstm_jax.evaluation.results import (
-    FIGURES,
-    NAMES,
-    Predictions,
-    describe_protocol,
-    read_results,
-    summarize_ensemble,
-)
+from dslstm_jax.evaluation.results import FIGURES, NAMES, Predictions, summarize_ensemble
 from dslstm_jax.evaluation.statistics import Interval, bootstrap, interval, sign_flip_test, two_sided
 from dslstm_jax.training.metrics import unweighted_accuracy
 
@@ -59,15 +53,7 @@ def _read(path: Path) -> Compared:
     results = read_results(path)
     predictions = Predictions.from_dict(results["labels"], results["predictions"])
     order = sorted(range(len(predictions.paths)), key=lambda row: (predictions.folds[row], predictions.paths[row]))
-    predictions = Predictions(
-        predictions.labels,
-        tuple(predictions.paths[row] for row in order),
-        tuple(predictions.speakers[row] for row in order),
-        predictions.folds[order],
-        predictions.truths[order],
-        predictions.probabilities[:, order],
-    )
-    return Compared(path, results, predictions)
+    return Compared(path, results, predictions.take(order))
 
 
 def _check_same(one: Compared, other: Compared) -> None:

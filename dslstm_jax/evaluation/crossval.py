@@ -15,8 +15,10 @@ from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.folds import Split, describe, make_folds
 from dslstm_jax.errors import RunError
+from dslstm_jax.evaluation.calibration import calibrate
+from dslstm_jax.evaluation.crossval_report import write_results
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
-from dslstm_jax.evaluation.results import Outcome, Throughput, summarize, write_results
+from dslstm_jax.evaluation.results import Outcome, Throughput, summarize
 from dslstm_jax.files import make_folder, to_json, write_json, write_text
 from dslstm_jax.progress import progress_bar
 from dslstm_jax.training.loop import Display, course, follow
@@ -208,16 +210,18 @@ def _train_together(
 
 
 def _test(job: _Job, run: Run, display: Display, parallel: Parallel) -> None:
+    temperature = calibrate(run, job.dataset, parallel)
     result = evaluate(run, job.dataset, "test", parallel)
     display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
     if parallel.leads:
-        _write_predictions(job, result)
+        _write_predictions(job, result, temperature)
     parallel.wait(f"predictions of {job.path.name}")
 
 
-def _write_predictions(job: _Job, result: Evaluation) -> None:
+def _write_predictions(job: _Job, result: Evaluation, temperature: float) -> None:
     predictions = {
         "epoch": result.epoch,
+        "temperature": temperature,
         "labels": list(result.labels),
         "paths": job.folds["test"]["utterances"],
         "probabilities": np.round(result.probabilities.astype(np.float64), 7).tolist(),
@@ -229,9 +233,14 @@ def _outcome(job: _Job) -> Outcome:
     found = read_json(job.path / _PREDICTIONS)
     if found["paths"] != job.folds["test"]["utterances"]:
         raise RunError(f"{job.path / _PREDICTIONS} is of other utterances; remove the file to test the run anew")
-    split = job.dataset.split
-    probabilities = np.asarray(found["probabilities"], np.float64)
-    return Outcome(job.config.split.fold, job.config.training.seed, found["epoch"], split.test, probabilities)
+    return Outcome(
+        job.config.split.fold,
+        job.config.training.seed,
+        found["epoch"],
+        job.dataset.split.test,
+        np.asarray(found["probabilities"], np.float64),
+        found.get("temperature", 1.0),  # there was none in older versions
+    )
 
 
 class _Meter:
