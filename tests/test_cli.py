@@ -190,7 +190,7 @@ def test_other_mistakes_are_one_line_each(capsys, config, tmp_path):
         (["train", tmp_path / "nowhere.py", "--workdir", tmp_path / "run"], "no such file"),
         (["train", config], "--workdir"),
         (["evaluate", tmp_path], "not a run folder"),
-        (["predict", "x.wav"], "--model"),
+        (["predict"], "give the files: PATH..."),
     ]:
         code, out, err = run(capsys, *arguments)
         assert (code, out, len(err)) == (2, [], 1), (arguments, err)

@@ -219,6 +219,45 @@ def test_the_command_line(capsys, trained, file, tones, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def bundled(file, monkeypatch) -> Path:
+    """The file in the place of the package's own."""
+    monkeypatch.setattr("dslstm_jax.serving.predictor.BUNDLED", file)
+    return file
+
+
+def test_the_model_of_the_package_answers_where_none_is_named(capsys, bundled, tones):
+    sound = str(tones / "wav" / "08a01Fa.wav")
+    answer = dslstm_jax.load()(*soundfile.read(sound))
+    assert answer == dslstm_jax.load(bundled)(*soundfile.read(sound))
+    capsys.readouterr()
+    assert main(["predict", sound, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["probabilities"]
+    assert found == pytest.approx(answer.probabilities, abs=1e-6)
+
+
+@pytest.mark.usefixtures("bundled")
+def test_the_page_serves_the_model_of_the_package(monkeypatch):
+    starlette = pytest.importorskip("starlette.testclient")
+    served = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, **_: served.append(server.config.app))
+    assert main(["serve", "--port", "0"]) == 0
+    state = starlette.TestClient(served[0]).get("/health").json()
+    assert (state["model"], tuple(state["labels"])) == ("pretrained", LABELS)
+
+
+def test_an_installation_without_a_model_says_how_to_get_one(capsys, tmp_path, monkeypatch):
+    missing = tmp_path / "model.dslstm"
+    monkeypatch.setattr("dslstm_jax.serving.predictor.BUNDLED", missing)
+    with pytest.raises(RunError, match="this installation has no model of its own"):
+        dslstm_jax.load()
+    for command in (["predict", "x.wav"], ["serve", "--port", "0"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{missing} is missing): name one, --model RUN or load(RUN), or make it: dslstm train" in error
+        assert error.count("\n") == 1
+
+
 BLOCK = """
 import sys
 

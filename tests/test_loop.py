@@ -51,6 +51,7 @@ def test_it_learns(trained):
 def test_the_run_folder_is_complete(trained):
     present = {path.name for path in trained.iterdir()}
     assert present == {
+        "calibration.json",
         "checkpoints",
         "config.json",
         "environment.json",

@@ -33,8 +33,8 @@ class Predict:
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Sound files; folders that are searched for them; patterns ("recordings/**/*.wav", quoted); or - for a list of
     paths on stdin, one a line, or separated by NUL as `find -print0` does."""
-    model: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """Run folder of a trained recognizer, or a file of dslstm export."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Run folder of a trained recognizer, or a file of dslstm export. Default: the model of the package."""
     format: Annotated[Literal["table", "json", "csv"] | None, tyro.conf.arg(metavar="table|json|csv")] = None
     """table: with bars on a terminal, plain in a pipe; json: one object a line; csv: a row a file. Default: what the
     ending of --output says (.json, .jsonl, .csv, .txt), else table."""

@@ -14,8 +14,8 @@ from dslstm_jax.errors import ConfigError, DslstmError
 class Serve:
     """Try a recognizer on a web page of this machine."""
 
-    model: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """Run folder of a trained recognizer."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Run folder of a trained recognizer, or a file of dslstm export. Default: the model of the package."""
     host: str = "127.0.0.1"
     """Address to listen on; the default is reached from this machine alone, 0.0.0.0 from all others too."""
     port: int = 8000
@@ -37,7 +37,7 @@ def serve_page(arguments: Serve) -> int:
         predictor = load(arguments.model)
         host, port = listener.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/  (Ctrl+C ends)", flush=True)
-        app = make_app(predictor, arguments.model.resolve().name)
+        app = make_app(predictor, arguments.model.resolve().name if arguments.model else "pretrained")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     return 0
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from dslstm_jax.config import Config
 from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio, read_blocks, read_header
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
-from dslstm_jax.errors import AudioError
+from dslstm_jax.errors import AudioError, RunError
 from dslstm_jax.models.recognizer import Variables, average, forward, scale_logits
 from dslstm_jax.recurrence.lstm import runs_here
 from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
@@ -39,6 +39,9 @@ LONGEST = 600.0
 minutes they take 1.7 GB. A group of recordings is closed when it has more than this, and a timeline has no limit."""
 _LONG = 64
 """Seconds; rows padded to more than this are recognized one by one: eight rows of ten minutes would take 9 GB."""
+
+BUNDLED = Path(__file__).parents[1] / "pretrained" / "model.dslstm"
+"""What `load` gives without a name."""
 
 T = TypeVar("T")
 Recording = Float[np.ndarray, " N"]
@@ -333,15 +336,23 @@ def keep_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def load(run: str | Path) -> Predictor:
+def load(run: str | Path | None = None) -> Predictor:
     """The recognizer of a run folder, of the epoch that validation chose, or of a file of `dslstm export`.
 
     Its probabilities are calibrated: the temperature of the run's calibration.json is in the weights.
 
+    Args:
+      run: the folder or file; None: the model that comes with the package.
+
     Raises:
       RunError: no such folder or file, no checkpoint in the folder, or a damaged one.
     """
-    path = Path(run)
+    if run is None and not BUNDLED.is_file():
+        raise RunError(
+            f"this installation has no model of its own ({BUNDLED} is missing): name one, --model RUN or load(RUN), "
+            f"or make it: dslstm train configs/pretrained.py --help, then dslstm export RUN --output {BUNDLED}"
+        )
+    path = BUNDLED if run is None else Path(run)
     if path.is_file() or path.suffix == SUFFIX:
         return Predictor(*read_model(path))
     opened = open_run(path)
