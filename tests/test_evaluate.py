@@ -24,6 +24,7 @@ def words(protocol: str, side: Side = "test", utterances: list[Utterance] = PAIR
         ("random10", "random10 fold 1 of seed 7, speakers shared with training"),
         ("speaker", "speaker fold 1, 2 unseen speakers"),
         ("session", "session fold 1, 2 unseen speakers"),
+        ("corpus", "corpus fold 1 of seed 7, 2 unseen speakers"),
         ("ravdess-actors5", "ravdess-actors5 fold 1, 2 unseen speakers"),
         ("speaker5.json", "speaker5.json fold 1, 2 unseen speakers"),
         ("random5.json", "random5.json fold 1, 2 unseen speakers"),
