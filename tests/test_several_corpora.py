@@ -78,6 +78,14 @@ def pooled(**speakers):
     ]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_fold_has_a_share_of_every_corpus(seed):
+    utterances = pooled(few=5, many=15)
+    for split in make_folds(utterances, "speaker5", seed):
+        tested = {utterances[index].speaker for index in split.test}
+        assert sorted(speaker.partition("/")[0] for speaker in tested) == ["few", "many", "many", "many"]
+
+
 def test_a_fifth_of_the_others_speakers_validates():
     folds = make_folds(pooled(few=2, many=10), "corpus", 0)
     assert [len(split.train) for split in folds] == [16, 2]

@@ -38,11 +38,11 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> lis
     """Divides the utterances into groups; in fold k group k is the test, group k + 1 validation, the rest train.
 
     Args:
-      utterances: of one corpus.
-      protocol: `speakerK`, K groups that share no speaker, alike in their counts per label; `speaker` and `session`,
-        one group for each, in the order of their names; `randomK`, K groups of utterances with speakers shared,
-        stratified by label. `corpus` tests each of several corpora; of the others a fifth of the speakers validates.
-        Or a fold file: the path `FILE.json`, or the name of one in the package's data/fold_files, such as
+      utterances: of one corpus, or of several as one.
+      protocol: `speakerK`, K groups that share no speaker, alike in their counts per corpus and label; `speaker` and
+        `session`, one group for each, in the order of their names; `randomK`, K groups of utterances with speakers
+        shared, stratified by label. `corpus` tests each of several corpora; of the others a fifth of the speakers
+        validates. Or a fold file: the path `FILE.json`, or the name of one in the package's data/fold_files, such as
         `ravdess-actors5`. It names the speakers of each fold, and all others train:
         `{"source": "...", "folds": [{"test": ["02", ...], "validation": ["03", ...]}, ...]}`.
       seed: deals speakers or utterances to the groups; plays no part in `speaker`, `session` and fold files.
@@ -206,22 +206,23 @@ def _in_name_order(members: dict[str, list[int]]) -> list[list[int]]:
 def _deal_speakers(
     utterances: Sequence[Utterance], members: dict[str, list[int]], folds: int, seed: int
 ) -> list[list[int]]:
-    """Each speaker in turn goes to the fold whose labels overlap least with the speaker's own.
+    """Each speaker in turn goes to the fold whose labels overlap least with the speaker's own; in several corpora
+    each has its own labels, so that every fold has a share of every corpus.
 
     The turns are the seed's, but for speakers with many more utterances than others, who come first. The overlap is
     what the fold would add to the sum of squared shares of the labels; that sum is smallest when every fold has an
     equal share of every label. An empty fold has no overlap, so none stays empty.
     """
-    totals = Counter(utterance.label for utterance in utterances)
+    labels = [(utterance.corpus or "", utterance.label) for utterance in utterances]
+    totals = Counter(labels)
     shares = {
         speaker: {
-            label: count / totals[label]
-            for label, count in Counter(utterances[index].label for index in indices).items()
+            label: count / totals[label] for label, count in Counter(labels[index] for index in indices).items()
         }
         for speaker, indices in members.items()
     }
     groups: list[list[int]] = [[] for _ in range(folds)]
-    held: list[dict[str, float]] = [defaultdict(float) for _ in range(folds)]
+    held: list[dict[tuple[str, str], float]] = [defaultdict(float) for _ in range(folds)]
 
     def cost(fold: int, speaker: str) -> tuple[float, int]:
         # fsum: a plain sum's last digit would depend on the order of the labels.
