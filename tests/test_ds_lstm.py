@@ -334,11 +334,13 @@ def test_devices_train_together(norm):
 
     with jax.enable_x64(True):
         weights, *sequences, _ = split(random_tree(9, **SHAPES))
-        (value, new), (of_weights, *of_sequences) = gradient(loss)(weights, *sequences, RAGGED)
+        (value, new), (of_weights, *of_sequences) = jax.jit(gradient(loss))(weights, *sequences, RAGGED)
         halves = (a.reshape(2, B // 2, *a.shape[1:]) for a in (*sequences, RAGGED))
         *shared, of_halves = jax.pmap(shard, axis_name="data", in_axes=(None, 0, 0, 0))(weights, *halves)
+        # Gradients reach 100, and their rounding with them.
+        tolerance = 1e-12 * max(float(jnp.abs(leaf).max()) for leaf in of_weights)
         for device in range(2):
             found = jax.tree.map(lambda a, device=device: a[device], tuple(shared))
-            assert largest_difference(found, ((value, of_weights), new)) < 1e-11
+            assert largest_difference(found, ((value, of_weights), new)) < tolerance
         joined = [a.reshape(b.shape) for a, b in zip(of_halves, of_sequences, strict=True)]
-        assert largest_difference(joined, of_sequences) < 1e-11
+        assert largest_difference(joined, of_sequences) < tolerance
