@@ -24,16 +24,19 @@ def largest_difference(found: Any, expected: Any) -> float:
 
 def check_values_and_gradients(found: Function, expected: Function, arguments: Any, tolerance: float) -> None:
     """Two functions of one tree agree in every output and, for a random sum of these, in every gradient."""
-    outputs, references = jax.jit(found)(arguments), expected(arguments)
+
+    def with_gradient(function: Function) -> Function:
+        """One program, for operations that are compiled one by one take most of the time."""
+
+        def weighted_sum(tree: Any) -> tuple[Any, Any]:
+            outputs = function(tree)
+            shares = [jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) for x in jax.tree.leaves(outputs)]
+            return sum((a * b).sum() for a, b in zip(jax.tree.leaves(outputs), shares, strict=True)), outputs
+
+        return jax.jit(jax.grad(weighted_sum, has_aux=True))
+
+    (*gradients,), (outputs, references) = zip(*(with_gradient(f)(arguments) for f in (found, expected)), strict=True)
     difference = largest_difference(outputs, references)
-    shares = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), references)
-
-    def weighted_sum(function: Function) -> Function:
-        return lambda tree: sum(
-            (a * b).sum() for a, b in zip(jax.tree.leaves(function(tree)), jax.tree.leaves(shares), strict=True)
-        )
-
-    gradients = [jax.grad(weighted_sum(function))(arguments) for function in (found, expected)]
     gradient_difference = largest_difference(*gradients)
     print(f"values differ by {difference:.1e}, gradients by {gradient_difference:.1e}")
     assert difference <= tolerance
@@ -51,11 +54,12 @@ def check_padding(function: Function, sequences: tuple[jax.Array, ...], lengths:
     """
     size = sequences[0].shape[1]
     mask = jnp.arange(size) < jnp.array(lengths)[:, None]
+    function = jax.jit(function)
     outputs, final = function(sequences, mask)
     spoiled = tuple(jnp.where(mask[..., None], x, jnp.nan) for x in sequences)
     jax.tree.map(np.testing.assert_array_equal, function(spoiled, mask), (outputs, final))
     assert not np.asarray(outputs)[~np.asarray(mask)].any()
-    gradient = jax.grad(lambda x: jnp.sin(function(x, mask)[0]).sum())(spoiled)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sin(function(x, mask)[0]).sum()))(spoiled)
     for leaf in gradient:
         assert bool(jnp.isfinite(leaf).all())
         assert not np.asarray(leaf)[~np.asarray(mask)].any()

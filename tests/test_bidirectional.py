@@ -158,7 +158,7 @@ def arguments():
     return noise, jnp.arange(9000) < lengths[:, None], lengths, jax.random.split(jax.random.key(2), 4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_everything_together_on_two_devices_with_nan_padding_equals_one():
     variables = initialize(jax.random.key(0), EVERYTHING, 3)
     noise, valid, lengths, keys = arguments()

@@ -616,8 +616,8 @@ def kill_again_and_again(folder: Path, kills: int, seed: int):
     print(finished)
 
 
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments_lose_nothing(tmp_path):
-    code = f"kill_again_and_again(Path({str(tmp_path / 'c')!r}), kills=20, seed=0)"
+@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)])
+def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
+    code = f"kill_again_and_again(Path({str(tmp_path / 'c')!r}), kills={kills}, seed=0)"
     assert python(code, devices=1).wait(timeout=300) == 0
-    assert latest(tmp_path / "c", warn=str) > 20
+    assert latest(tmp_path / "c", warn=str) > kills

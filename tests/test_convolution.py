@@ -118,8 +118,8 @@ def values_and_gradients(block, **options):
 def test_float32_loses_nothing_to_the_level_of_decibels_or_to_what_neighbors_have_in_common():
     """Three of the kernels take differences of a spectrogram that varies slowly and lies far from 0.
 
-    It varies so slowly that what is measured is our choice of sums, not how well a CPU's library adds them up: with the
-    level left in, or with moments of the taps themselves, errors are above the bounds on machines of either kind.
+    It varies so slowly that what is measured is our choice of sums, not how well a CPU's library adds them up: with
+    the level left in, or with moments of the taps themselves, errors are above the bounds on CPUs of either kind.
     """
     generator = np.random.default_rng(1)
     tree = example(1, 60, 40, 1, (2, 4))

@@ -180,7 +180,7 @@ def test_a_crossval_killed_after_fold_1_goes_on_and_ends_the_same(config, crosse
     assert without_session(results_of(tmp_path / "run")) == without_session(results_of(crossed))
 
 
-@pytest.mark.parametrize("vmap", [False, True])
+@pytest.mark.parametrize("vmap", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_terminated_crossval_saves_and_vmap_ends_as_one_by_one(
     config, crossed, tmp_path, monkeypatch, capsys, vmap
 ):

@@ -107,6 +107,7 @@ def plain_loop(tree, mask, norm: str, train: bool):
     return jnp.stack(outputs, axis=1), (h, c), remembered
 
 
+@partial(jax.jit, static_argnames=("norm", "train"))
 def scan_of(tree, mask, norm: str, train: bool):
     weights, x, y, initial = split(tree)
     if norm == "none":
@@ -177,8 +178,10 @@ def test_every_norm_equals_a_loop_over_what_is_valid(norm, train):
             spoiled = {name: jnp.where(RAGGED[..., None], tree[name], jnp.nan) for name in ("x", "y")}
             return scan_of(fill | tree | spoiled, RAGGED, norm, train)
 
-        reference = jax.jit(lambda tree: plain_loop(fill | tree, RAGGED, norm, train))
-        check_values_and_gradients(jax.jit(found), reference, tree, tolerance=1e-10)
+        def expected(tree):
+            return plain_loop(fill | tree, RAGGED, norm, train)
+
+        check_values_and_gradients(found, expected, tree, tolerance=1e-10)
 
 
 def test_what_a_layer_normalizes_does_not_depend_on_the_batch():
@@ -194,6 +197,7 @@ def test_what_a_layer_normalizes_does_not_depend_on_the_batch():
             )
 
 
+@partial(jax.jit, static_argnames=("steps", "train"))
 def run(tree, sequences, mask, steps=T, train=False, initial=None):
     weights = split(tree)[0]
     return ds_lstm(weights, *sequences, mask, initial, statistics=some_statistics(steps), train=train)
@@ -233,7 +237,7 @@ def test_sequences_shorter_and_longer_than_the_statistics(steps):
     old = some_statistics(steps)
     rows = np.minimum(np.arange(T), steps - 1)
     spread = old._replace(gates=jax.tree.map(lambda a: a[rows], old.gates))
-    expected, _, _ = ds_lstm(split(tree)[0], *sequences, mask, statistics=spread)
+    expected, _, _ = jax.jit(ds_lstm)(split(tree)[0], *sequences, mask, statistics=spread)
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
     _, _, new = run(tree, sequences, mask, steps=steps, train=True)
     assert new.gates.mean.shape == (steps, 4 * H)
@@ -246,9 +250,10 @@ def test_in_two_parts_equals_the_whole():
     _, x, y, initial = split(tree)
     mask, statistics = jnp.ones((B, T), bool), some_statistics(1)  # the same statistics at every step
     weights = split(tree)[0]
-    whole, final, _ = ds_lstm(weights, x, y, mask, initial, statistics=statistics)
-    first, state, _ = ds_lstm(weights, x[:, :2], y[:, :2], mask[:, :2], initial, statistics=statistics)
-    second, last, _ = ds_lstm(weights, x[:, 2:], y[:, 2:], mask[:, 2:], state, statistics=statistics)
+    run = jax.jit(partial(ds_lstm, statistics=statistics))
+    whole, final, _ = run(weights, x, y, mask, initial)
+    first, state, _ = run(weights, x[:, :2], y[:, :2], mask[:, :2], initial)
+    second, last, _ = run(weights, x[:, 2:], y[:, 2:], mask[:, 2:], state)
     assert largest_difference(jnp.concatenate([first, second], axis=1), whole) < 1e-6
     assert largest_difference(last, final) < 1e-6
 
@@ -305,8 +310,9 @@ def test_bfloat16_sequences_give_float32_gradients():
         return jnp.sum(jnp.sin(outputs.astype(jnp.float32))), new
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-    (_, found_statistics), found = gradient(weights, x, y)
-    (_, statistics), expected = gradient(weights, x.astype(jnp.float32), y.astype(jnp.float32))
+    compiled = jax.jit(gradient)
+    (_, found_statistics), found = compiled(weights, x, y)
+    (_, statistics), expected = compiled(weights, x.astype(jnp.float32), y.astype(jnp.float32))
     assert {leaf.dtype for leaf in found[0]} == {jnp.dtype(jnp.float32)}
     assert found[1].dtype == found[2].dtype == jnp.bfloat16
     assert 0 < largest_difference(found_statistics, statistics) < 0.02

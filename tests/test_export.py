@@ -129,8 +129,13 @@ def round_trip(config: Config, path: Path) -> float:
     return float(np.abs(dslstm_jax.load(path).program(waveforms, lengths) - expected).max())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=pytest.mark.slow if row in ("m_lstm", "dual_level") else pytest.mark.long)
+        for row in ROWS
+    ],
+)
 def test_the_rows_of_the_paper_are_exported(row, tmp_path):
     config = load_config(f"{ROOT / 'configs' / 'paper.py'}:{row}")
     small = {512: SPECTROGRAMS[0], 1024: SPECTROGRAMS[1]}

@@ -134,6 +134,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tones, tmp_path, 
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_terminated_process_saves_and_says_how_to_go_on(trained, tones, tmp_path):
     config = write_config(tmp_path / "tiny.py", tiny_config(tones))
     run = tmp_path / "run"

@@ -34,7 +34,7 @@ def lowered(name: str, mode: str, platform: str) -> str:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.long), "paper"])
 def test_a_step_on_one_device_lowers_and_sums_nothing_up(name, platform):
     text = lowered(name, "single", platform)
     assert "HloModule jit_train_step" in text
@@ -42,7 +42,7 @@ def test_a_step_on_one_device_lowers_and_sums_nothing_up(name, platform):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.long), "paper"])
 def test_a_step_on_several_devices_sums_as_often_as_it_should(name, platform):
     found = all_reduces(runs(lowered(name, "shard_map", platform)))
     steps = TIME_STEPS[name]
@@ -88,7 +88,7 @@ def test_local_statistics_leave_no_sum_in_a_loop():
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.long), "paper"])
 def test_predict_lowers(name, platform):
     config = CONFIGS[name]
     waveforms, lengths = jax.ShapeDtypeStruct((8, 64_000), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.int32)

@@ -70,15 +70,17 @@ def test_starts_at_zero():
     weights, x, _ = split(random_tree(1, **SHAPES))
     mask = jnp.ones((B, T), bool)
     zeros = LSTMState(jnp.zeros((B, H)), jnp.zeros((B, H)))
-    jax.tree.map(np.testing.assert_array_equal, lstm(weights, x, mask), lstm(weights, x, mask, zeros))
+    run = jax.jit(lstm)
+    jax.tree.map(np.testing.assert_array_equal, run(weights, x, mask), run(weights, x, mask, zeros))
 
 
 def test_in_two_parts_equals_the_whole():
     weights, x, initial = split(random_tree(2, **SHAPES))
     mask = jnp.arange(T) < jnp.array([T, 3, 1])[:, None]
-    whole, final = lstm(weights, x, mask, initial)
-    first, state = lstm(weights, x[:, :2], mask[:, :2], initial)
-    second, last = lstm(weights, x[:, 2:], mask[:, 2:], state)
+    run = jax.jit(lstm)
+    whole, final = run(weights, x, mask, initial)
+    first, state = run(weights, x[:, :2], mask[:, :2], initial)
+    second, last = run(weights, x[:, 2:], mask[:, 2:], state)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), last, final)
 
@@ -167,8 +169,9 @@ def test_bfloat16_sequences_keep_weights_and_states_in_float32():
         return (outputs.astype(float) ** 2).mean(), (outputs, final)
 
     weights = {name: leaf for name, leaf in tree.items() if name != "x"}
-    found, (outputs, final) = jax.grad(run, has_aux=True)(weights, half)
-    expected, (precise, _) = jax.grad(run, has_aux=True)(weights, half.astype(float))
+    gradient = jax.jit(jax.grad(run, has_aux=True))
+    found, (outputs, final) = gradient(weights, half)
+    expected, (precise, _) = gradient(weights, half.astype(float))
     assert outputs.dtype == jnp.bfloat16
     np.testing.assert_allclose(outputs.astype(float), precise, atol=0.02)
     for leaf in jax.tree.leaves(final) + jax.tree.leaves(found):

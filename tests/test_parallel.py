@@ -82,7 +82,7 @@ def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, sin
     print(f"2 processes, {mode}: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_four_devices_saved_goes_on_on_one_and_on_two_processes(tones, tmp_path, single):
     """Each is told of the state only what the checkpoint says."""
     finish(start(tones, tmp_path / "first.npz", 4, tmp_path / "four", mode="shard_map"))

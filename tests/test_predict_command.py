@@ -368,9 +368,8 @@ def wait_for(path: Path, rows: int, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "count", [pytest.param(1_000, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1_000, 10_000])
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_many_files_some_of_them_bad_killed_and_resumed(trained, tmp_path, count):
     paths = many_files(tmp_path, count)

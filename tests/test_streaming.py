@@ -74,7 +74,13 @@ def lively(config: Config, classes: int = 4) -> Predictor:
     return Predictor(variables, config, [f"class {index}" for index in range(classes)])
 
 
-@pytest.fixture(scope="module", params=CASES)
+FAST = ("attention", "odd sizes", "mfcc only", "cnn_lstm")
+"""Cases that have every kind of pooling, branch and frame; the others are combinations of what these have."""
+
+
+@pytest.fixture(
+    scope="module", params=[name if name in FAST else pytest.param(name, marks=pytest.mark.long) for name in CASES]
+)
 def predictor(request) -> Predictor:
     return lively(CASES[request.param])
 
