@@ -1,7 +1,11 @@
 """JAX on two CPU devices, each program compiled once, and one trained run that several tests look at."""
 
+import fcntl
+import gc
 import os
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +15,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # which shares the programs of the process that started it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 os.environ |= {
-    # Most of the tests' time goes into compiling, and most of that into LLVM's optimizer.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    # Most of the tests' time goes into compiling, most of that into LLVM's optimizer, and most of the rest into the
+    # emitters of fused loops; the plain ones take a third of the time. test_quickstart.py runs without these flags.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
     "JAX_NUM_CPU_DEVICES": "2",
     "PJRT_NPROC": "16",  # with as many threads as cores, devices can wait for each other forever
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
@@ -20,12 +25,36 @@ os.environ |= {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Programs of one module are of little use to the next, which finds the large ones on disk; together they would
+    take gigabytes."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of xdist's workers makes and the others wait for."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory):
     """The folder of a small corpus of tones."""
     from tiny import write_tones
 
-    return write_tones(tmp_path_factory.mktemp("tones"))
+    return made_once(tmp_path_factory, "tones", lambda folder: write_tones(folder / "tones")) / "tones"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +64,8 @@ def trained(tmp_path_factory, tones):
 
     from dslstm_jax.cli import main
 
-    folder = tmp_path_factory.mktemp("trained")
-    config = write_config(folder / "tiny.py", tiny_config(tones))
-    assert main(["train", str(config), "--workdir", str(folder / "run")]) == 0
-    return folder / "run"
+    def train(folder: Path) -> None:
+        config = write_config(folder / "tiny.py", tiny_config(tones))
+        assert main(["train", str(config), "--workdir", str(folder / "run")]) == 0
+
+    return made_once(tmp_path_factory, "trained", train) / "run"

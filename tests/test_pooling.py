@@ -28,7 +28,7 @@ KINDS = ("mean", "attention", "statistics")
 def pooling(kind):
     """The module as a function of (weights, x, mask), and its weights."""
     module = Pooling(kind)
-    return module.apply, module.init(jax.random.key(0), X, MASK)
+    return jax.jit(module.apply), jax.jit(module.init)(jax.random.key(0), X, MASK)
 
 
 def in_numpy(kind, variables, frames):
@@ -62,10 +62,12 @@ def test_gradients_of_pooling(kind):
     pool, variables = pooling(kind)
     constant = X.at[1].set(X[1, 0])
 
+    @jax.jit
     def loss(variables, x):
         return jnp.sum(jnp.sin(pool(variables, x, MASK)))
 
-    of_variables, of_x = jax.grad(loss, argnums=(0, 1))(variables, jnp.where(MASK[..., None], constant, jnp.nan))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    of_variables, of_x = gradient(variables, jnp.where(MASK[..., None], constant, jnp.nan))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((of_variables, of_x)))
     assert not of_x[~MASK].any()
     assert np.abs(of_x[0]).min() > 0
@@ -87,7 +89,8 @@ def normalization(kind, x=X, mask=MASK, train=False, batch_stats=None, **options
     """The normalized features, and the running statistics after them."""
     module = Normalization(kind, **options)
     variables = {"batch_stats": batch_stats or module.init(jax.random.key(0), X, MASK, train=False)["batch_stats"]}
-    found, updated = module.apply(variables, x, mask, train=train, mutable=["batch_stats"])
+    apply = jax.jit(partial(module.apply, train=train, mutable=["batch_stats"]))
+    found, updated = apply(variables, x, mask)
     return found, updated["batch_stats"]
 
 

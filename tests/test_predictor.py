@@ -76,7 +76,7 @@ def test_batch_equals_one_by_one(predictor):
 def test_more_padding_changes_no_probability(predictor):
     recordings = [noise(0.7, 1), noise(0.31, 2)]
     answers = []
-    for rows, length in [(2, 16_000), (2, 40_000), (5, 16_000), (7, 100_000)]:
+    for rows, length in [(2, 16_000), (3, 16_000), (7, 40_000)]:
         padded, lengths = pad_waveforms(recordings, rows, length)
         answers.append(np.asarray(predict(predictor.variables, padded, lengths, config=predictor.config))[:2])
     differences = [np.abs(answer - answers[0]).max() for answer in answers[1:]]
