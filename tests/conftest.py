@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +26,20 @@ os.environ |= {
 }
 
 
+MUCH = 3 * 2**30
+"""Bytes that a process of pytest may keep from module to module."""
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """Programs of one module are of little use to the next, which finds the large ones on disk; together they would
-    take gigabytes."""
+    """What was compiled for one module can serve the next, until it takes gigabytes; the large programs are on disk."""
     yield
-    import jax
+    memory = Path("/proc/self/statm")
+    if memory.exists() and int(memory.read_text().split()[1]) * resource.getpagesize() > MUCH:
+        import jax
 
-    jax.clear_caches()
-    gc.collect()
+        jax.clear_caches()
+        gc.collect()
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -1,6 +1,7 @@
 """Training: it learns, writes down what it did, and a stopped run ends as one that never was stopped."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -134,22 +135,24 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tones, tmp_path, 
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.long
-def test_a_terminated_process_saves_and_says_how_to_go_on(trained, tones, tmp_path):
-    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "dslstm_jax", "train", str(config), "--workdir", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            process.send_signal(signal.SIGTERM)
-            break
-    rest = process.stdout.read()
-    assert process.wait() == 0
-    assert f"stopped; resume with: dslstm train {config} --workdir {run} --resume" in rest
-    assert len(records(run)) < 4
-    done = subprocess.run([*command, "--resume"], check=True, stdout=subprocess.PIPE, text=True)
-    assert "resumed after epoch" in done.stdout
+def test_a_terminated_run_saves_and_says_how_to_go_on(trained, tones, tmp_path, monkeypatch, capsys):
+    config, run = write_config(tmp_path / "tiny.py", tiny_config(tones)), tmp_path / "run"
+    arguments = ["train", str(config), "--workdir", str(run)]
+    whole = Loader.batches
+
+    def terminated(loader, shuffle=None, **places):
+        for number, batch in enumerate(whole(loader, shuffle, **places)):
+            if shuffle == (0, 2) and number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(Loader, "batches", terminated)
+    assert main(arguments) == 0
+    assert f"stopped; resume with: dslstm train {config} --workdir {run} --resume" in capsys.readouterr().out
+    assert len(records(run)) == 1
+    monkeypatch.setattr(Loader, "batches", whole)
+    assert main([*arguments, "--resume"]) == 0
+    assert "resumed after epoch 1 and" in capsys.readouterr().out
     assert_same_end(run, trained)
 
 
