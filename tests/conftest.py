@@ -32,7 +32,7 @@ MUCH = 3 * 2**30
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """What was compiled for one module can serve the next, until it takes gigabytes; the large programs are on disk."""
+    """What was compiled for one module serves the next, until it takes gigabytes; the large programs are on disk."""
     yield
     memory = Path("/proc/self/statm")
     if memory.exists() and int(memory.read_text().split()[1]) * resource.getpagesize() > MUCH:
