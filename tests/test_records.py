@@ -266,7 +266,7 @@ def command(root: Path, output: Path) -> list[str]:
     return [*start, "--corpus.name", "emodb", "--corpus.root", str(root), "--output", str(output)]
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.long)])
 def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
     """Processes die, one in each part of the time that the work takes; the next one always mends it."""
     noise = np.random.default_rng(0)
