@@ -595,7 +595,7 @@ def kill_again_and_again(folder: Path, kills: int, seed: int):
     """In a process that has imported all and started nothing, so that its children are quick to start."""
     generator = random.Random(seed)
     finished = 0
-    for _ in range(kills):
+    for kill in range(kills):
         hear, tell = os.pipe()
         child = os.fork()
         if child == 0:
@@ -608,11 +608,14 @@ def kill_again_and_again(folder: Path, kills: int, seed: int):
         with os.fdopen(hear) as lines:
             found = int(lines.readline() or -1)
             assert found >= finished, f"checkpoint {finished} was finished, and {found} came back"
+            told = [found]
+            if kill % 2:  # not before a new step is finished, on however slow a machine
+                told += [int(lines.readline()), int(lines.readline())]
             select.select([lines], [], [], 60)
             time.sleep(generator.uniform(0, 0.5))
             os.kill(child, signal.SIGKILL)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-            finished = max([found, *map(int, lines.read().split("\n")[:-1])])
+            finished = max([*told, *map(int, lines.read().split("\n")[:-1])])
     print(finished)
 
 
@@ -620,4 +623,4 @@ def kill_again_and_again(folder: Path, kills: int, seed: int):
 def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
     code = f"kill_again_and_again(Path({str(tmp_path / 'c')!r}), kills={kills}, seed=0)"
     assert python(code, devices=1).wait(timeout=300) == 0
-    assert latest(tmp_path / "c", warn=str) > kills
+    assert latest(tmp_path / "c", warn=str) >= kills // 2
