@@ -147,6 +147,7 @@ def test_a_terminated_run_saves_and_says_how_to_go_on(trained, tones, tmp_path, 
             yield batch
 
     monkeypatch.setattr(Loader, "batches", terminated)
+    monkeypatch.setattr(sys, "argv", ["dslstm", *arguments])  # which it repeats
     assert main(arguments) == 0
     assert f"stopped; resume with: dslstm train {config} --workdir {run} --resume" in capsys.readouterr().out
     assert len(records(run)) == 1
