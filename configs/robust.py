@@ -2,7 +2,8 @@
 
     dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
 
-It is being worked on: no score is published yet, and the values will change.
+It is being worked on, and the values will change. BENCHMARKS.md has the scores of configs/pretrained.py, which takes
+them over.
 """
 
 from dslstm_jax.config import (

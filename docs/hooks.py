@@ -5,7 +5,10 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-SHOWN = ("README.md", "BENCHMARKS.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE")
+SHOWN = (
+    *("README.md", "BENCHMARKS.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"),
+    "dslstm_jax/pretrained/MODEL_CARD.md",
+)
 LINKED = ("results/benchmarks/*", "examples/*.py")
 
 
