@@ -37,7 +37,7 @@ from dslstm_jax.config import Config, DataConfig, ModelConfig, TrainingConfig
 config = Config(
     data=DataConfig(max_padding=1.0),
     model=ModelConfig(channels=(4, 4), hidden=16, mfcc_hidden=16),
-    training=TrainingConfig(epochs=6, batch_size=8, learning_rate=3e-3),
+    training=TrainingConfig(epochs=3, batch_size=8, learning_rate=3e-3),
 )
 """)
 

@@ -1,5 +1,6 @@
 """The scripts of examples/, as a reader runs them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ EMOTIONS = "(happy|neutral|angry|sad)"
 
 def run(name: str, *arguments: object) -> str:
     command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    one_device = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # as most people have
+    done = subprocess.run(command, env=one_device, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -31,9 +33,9 @@ def test_predict(trained, tones, tmp_path):
     assert re.search(rf"first half: {EMOTIONS}\nsecond half: {EMOTIONS}\n", printed)
     assert re.search(rf"{tmp_path / 'good.wav'}: {EMOTIONS}\n", printed)
     assert f"cannot use {tmp_path / 'text.wav'}: not a sound file" in printed
-    first, second = re.search(r"doubt about noise: \[(\S+) +(\S+)\] bits", printed).groups()
-    assert 0 < float(first) <= 2
-    assert 0 < float(second) <= 2
+    first, second = re.search(r"doubt about noise: \[ *(\S+) +(\S+) *\] bits", printed).groups()
+    assert 0 < float(first) < 2.001
+    assert 0 < float(second) < 2.001
 
 
 @pytest.mark.slow

@@ -71,6 +71,7 @@ def test_the_run_folder_is_complete(trained):
     assert len(set.union(*speakers)) == 6
 
 
+@pytest.mark.long
 def test_a_run_stopped_half_way_and_resumed_ends_the_same(trained, tones, tmp_path, monkeypatch, capsys):
     config = write_config(tmp_path / "tiny.py", tiny_config(tones))
     arguments = ["train", str(config), "--workdir", str(tmp_path / "run")]

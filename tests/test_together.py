@@ -44,6 +44,7 @@ def settings(tones):
     )
 
 
+@pytest.mark.long
 def test_five_steps_of_runs_that_differ_in_seed_and_size_are_those_of_each_alone(settings):
     """One run has two batches, the others five; rows and lengths of the batches differ."""
     dataset = make_dataset(load_corpus(settings.corpus), settings)
