@@ -83,9 +83,9 @@ def latest(folder, warn=no_warning, **options):
         return found and int(found[0].step)
 
 
-def best(folder):
+def best(folder, **options):
     """The step and the epoch of the best."""
-    variables, epoch = Checkpoints(folder).restore_best(state(0).variables)
+    variables, epoch = Checkpoints(folder).restore_best(state(0).variables, **options)
     score = [
         step for step in range(99) if np.array_equal(state(step).variables["params"]["w"], variables["params"]["w"])
     ]
@@ -109,6 +109,7 @@ def test_the_two_newest_and_the_two_best_are_kept(tmp_path):
 def test_of_equal_scores_the_latest_counts(tmp_path):
     save(tmp_path / "c", 0.3, 0.9, 0.9, 0.1)
     assert best(tmp_path / "c") == (3, 3)
+    assert best(tmp_path / "c", last=True) == (4, 4)
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best(tmp_path):
