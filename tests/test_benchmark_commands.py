@@ -37,7 +37,7 @@ SWEEP += ["--sweep.passes", "train"]
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("what", ["recurrence", "features", "train", pytest.param("predict", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["recurrence", "features", "train", pytest.param("predict", marks=pytest.mark.long)])
 def test_every_command_writes_rows_picture_and_page(what, tmp_path, capsys, monkeypatch):
     if what == "recurrence":
         monkeypatch.setattr(peers, "installed", lambda *_: False)  # the next test runs PyTorch's

@@ -548,7 +548,7 @@ def run_on(folder, devices: int, processes: int, expected: int, warnings: int = 
             process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_devices_and_processes_may_change_from_run_to_run(tmp_path):
     run_on(tmp_path, devices=4, processes=1, expected=0)
     run_on(tmp_path, devices=1, processes=1, expected=2)

@@ -134,7 +134,7 @@ def test_a_reader_that_leaves_early_is_no_error(trained, tones):
 
 def test_a_run_folder_knows_its_corpus_from_anywhere(capsys, config, tones, tmp_path, monkeypatch):
     monkeypatch.chdir(tones.parent)
-    flags = ["--corpus.root", tones.name, "--training.epochs", "1"]
+    flags = ["--corpus.root", tones.name, "--training.epochs", "1", "--model.spectrogram-branch", "none"]
     assert run(capsys, "train", config, "--workdir", tmp_path / "run", *flags)[0] == 0
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "evaluate", "run")[0] == 0

@@ -145,6 +145,7 @@ def test_the_rows_of_the_paper_are_exported(row, tmp_path):
     assert round_trip(config, tmp_path / "model.dslstm") <= 1e-6
 
 
+@pytest.mark.long
 def test_time_that_is_not_stretched_is_exported(tmp_path):
     spectrograms = tuple(replace(spectrogram, frames=0) for spectrogram in SPECTROGRAMS)
     model = replace(MODEL, normalize="corpus", pooling="attention", recurrent_norm="none", bidirectional=True)
@@ -153,6 +154,7 @@ def test_time_that_is_not_stretched_is_exported(tmp_path):
     assert round_trip(config, tmp_path / "model.dslstm") <= 1e-6
 
 
+@pytest.mark.long
 def test_bfloat16_is_exported(tmp_path):
     config = replace(tiny_config("unused"), model=replace(MODEL, dtype="bfloat16"))
     assert round_trip(config, tmp_path / "model.dslstm") <= 1e-6

@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny import tiny_config, write_config
 
 from dslstm_jax.cli import main
-from dslstm_jax.config import CorpusConfig, ParallelConfig
+from dslstm_jax.config import CorpusConfig, DataConfig, ModelConfig, ParallelConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.folds import describe
@@ -112,7 +112,7 @@ def test_a_killed_process_resumes_to_the_same_end(trained, tones, tmp_path):
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tones, tmp_path, monkeypatch, capsys):
-    config = tiny_config(tones)
+    config = tiny_config(tones, data=DataConfig(max_padding=0.15))  # batches of several lengths
     config = write_config(
         tmp_path / "tiny.py", replace(config, training=replace(config.training, epochs=2, checkpoint_every=2))
     )
@@ -191,8 +191,8 @@ def test_resuming_with_other_settings_is_refused(trained, tones, tmp_path, capsy
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tones, tmp_path, capsys):
-    config = write_config(tmp_path / "tiny.py", tiny_config(tones))
-    flags = ["--training.learning-rate", "1e30"]
+    config = write_config(tmp_path / "tiny.py", tiny_config(tones, model=ModelConfig(spectrogram_branch="none")))
+    flags = ["--training.learning-rate", "1e30", "--parallel.mode", "single"]
     assert main(["train", str(config), "--workdir", str(tmp_path / "run"), *flags]) == 2
     error = capsys.readouterr().err
     assert re.search(r"not finite in batch \d of epoch \d \(\S+\.wav, .* and 1 more\)", error)

@@ -68,7 +68,7 @@ def assert_same(output, single):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+@pytest.mark.parametrize("mode", ["pmap", pytest.param("shard_map", marks=pytest.mark.long)])
 def test_four_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
     finish(start(tones, tmp_path / "out.npz", 4, mode=mode))
     print(f"{mode}, 4 devices: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")

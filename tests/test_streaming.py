@@ -349,14 +349,14 @@ def test_summaries_of_an_hour_are_exact(kind):
 
 
 @pytest.fixture(scope="module")
-def robust() -> Predictor:
+def real() -> Predictor:
     """Of the size of a real one."""
-    return lively(load_config(str(CONFIGS / "robust.py")), 8)
+    return lively(load_config(str(CONFIGS / "pretrained.py")), 8)
 
 
 @pytest.mark.corpus
 @pytest.mark.long
-def test_20_ravdess_files_in_chunks_of_any_size(robust):
+def test_20_ravdess_files_in_chunks_of_any_size(real):
     root = os.environ.get("DSLSTM_TEST_DATA")
     if root is None:
         pytest.skip("DSLSTM_TEST_DATA is not set")
@@ -365,10 +365,10 @@ def test_20_ravdess_files_in_chunks_of_any_size(robust):
     differences, answers = dict.fromkeys(CHUNKS, 0.0), []
     for file in files:
         samples, rate = soundfile.read(file)
-        expected = shares(robust(samples, rate))
+        expected = shares(real(samples, rate))
         answers.append(expected)
         for chunk in CHUNKS:
-            found = shares(stream(robust, samples, chunk, rate)[-1])
+            found = shares(stream(real, samples, chunk, rate)[-1])
             differences[chunk] = max(differences[chunk], np.abs(found - expected).max())
     print("20 files, streamed and whole: " + ", ".join(f"{k}: {v:.1e}" for k, v in differences.items()))
     assert max(differences.values()) <= 1e-4
@@ -382,10 +382,10 @@ def resident() -> float:
 
 
 @pytest.mark.long
-def test_an_hour_takes_no_more_memory_than_a_minute(robust):
+def test_an_hour_takes_no_more_memory_than_a_minute(real):
     """And ten minutes, the longest that can be recognized whole, have the same answer."""
     minute, sizes = [noise(60 * RATE, seed) for seed in range(5)], []
-    opened, start = robust.stream(RATE), time.perf_counter()
+    opened, start = real.stream(RATE), time.perf_counter()
     for number in range(60):
         sound = minute[number % 5] * np.float32(1 + number % 7 / 10)
         for place in range(0, len(sound), 1600):
@@ -399,6 +399,6 @@ def test_an_hour_takes_no_more_memory_than_a_minute(robust):
     assert answer.duration_seconds == 3600
     assert max(sizes[9:]) - sizes[0] < 8
     sound = np.concatenate(minute * 2)
-    expected, found = shares(robust(sound, RATE)), shares(stream(robust, sound, 1600)[-1])
+    expected, found = shares(real(sound, RATE)), shares(stream(real, sound, 1600)[-1])
     print(f"ten minutes, streamed and whole: {np.abs(found - expected).max():.1e}")
     np.testing.assert_allclose(found, expected, atol=1e-4)

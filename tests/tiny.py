@@ -10,6 +10,7 @@ import soundfile
 from dslstm_jax.config import (
     Config,
     CorpusConfig,
+    DataConfig,
     FeaturesConfig,
     ModelConfig,
     SpectrogramConfig,
@@ -24,10 +25,11 @@ SPEAKERS = ("03", "08", "09", "10", "11", "12")
 
 
 def tiny_config(root: Path | str, **changes: Any) -> Config:
-    """Four epochs over the tones, three folds of speakers."""
+    """Four epochs over the tones, three folds of speakers; batches of one length, for each is programs to compile."""
     config = Config(
         corpus=CorpusConfig(name="emodb", root=str(root)),
         split=SplitConfig(protocol="speaker3"),
+        data=DataConfig(max_padding=0.3),
         features=FEATURES,
         model=MODEL,
         training=TrainingConfig(epochs=4, batch_size=4, evaluation_batch_size=5, learning_rate=0.02),

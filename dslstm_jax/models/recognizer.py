@@ -191,19 +191,28 @@ def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:
     return dict(make_recognizer(config, classes).init(key, features, train=False))
 
 
+def _initializer(compiler_options: dict[str, Any] | None = None) -> Any:
+    """`_initialize`, traced once for each of its configs."""
+    return jax.jit(_initialize, static_argnames=("config", "classes"), compiler_options=compiler_options)
+
+
+def _what_shapes(config: Config) -> Config:
+    """Runs that differ elsewhere share what was traced, and the program."""
+    return Config(features=config.features, model=config.model)
+
+
 def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
     """New weights, drawn as PyTorch draws them; the same for the same key on any machine."""
     # Drawing the numbers is quick and compiling the drawing is not: on a CPU most of it is LLVM's optimizer.
-    config = Config(features=config.features, model=config.model)  # runs that differ elsewhere share the program
     hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(_initialize, static_argnames=("config", "classes"), compiler_options=hurry)(
-        key, config=config, classes=classes
-    )
+    variables: Variables = _initializer(hurry)(key, config=_what_shapes(config), classes=classes)
+    return variables
 
 
 def variable_shapes(config: Config, classes: int) -> Variables:
     """Shapes and types of the variables; nothing is computed."""
-    return jax.eval_shape(lambda: _initialize(jax.random.key(0), config, classes))
+    shapes: Variables = _initializer().eval_shape(jax.random.key(0), config=_what_shapes(config), classes=classes)
+    return shapes
 
 
 def count_classes(variables: Variables) -> int:
