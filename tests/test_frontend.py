@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dslstm_jax.config import FeaturesConfig
-from dslstm_jax.features import Features, extract_features
+from dslstm_jax.config import FeaturesConfig, MfccConfig, SpectrogramConfig
+from dslstm_jax.features import Features, blank_features, extract_features
 
 CONFIG = FeaturesConfig()
 LENGTHS = [16_000, 300, 400, 401, 9_001, 12_345, 1, 15_999]
@@ -112,3 +112,15 @@ def test_gradient_equals_a_finite_difference():
         after, before = (function(row + sign * step * direction) for sign in (1, -1))
         found, expected = float(slope), (float(after) - float(before)) / (2 * step)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [300, 16_000, 50_001])
+def test_blank_features_have_the_shape_of_those_of_a_recording(samples):
+    spectrograms = (SpectrogramConfig(256, 100, 10, 0), SpectrogramConfig(512, 256, 20, 33))
+    config = FeaturesConfig(mfcc=MfccConfig(hop_length=77, cepstra=9), spectrograms=spectrograms)
+    blank = blank_features(samples, config)
+    found = jax.jit(extract_features, static_argnums=2)(jnp.ones((1, samples)), jnp.array([samples]), config)
+    for ours, theirs in zip(jax.tree.leaves(blank), jax.tree.leaves(found), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    np.testing.assert_array_equal(blank.mfcc_lengths, found.mfcc_lengths)
+    np.testing.assert_array_equal(blank.spectrogram_lengths, found.spectrogram_lengths)

@@ -20,7 +20,7 @@ from dslstm_jax.config import (
 
 SPECTROGRAMS = (SpectrogramConfig(512, 256, 16, 60), SpectrogramConfig(1024, 512, 32, 32))
 FEATURES = FeaturesConfig(spectrograms=SPECTROGRAMS)
-MODEL = ModelConfig(channels=(3, 2), hidden=6, mfcc_hidden=6, layers=2)
+MODEL = ModelConfig(channels=(3, 2), hidden=6, mfcc_hidden=6, layers=1)
 SPEAKERS = ("03", "08", "09", "10", "11", "12")
 
 

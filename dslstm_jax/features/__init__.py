@@ -1,7 +1,7 @@
 """Waveforms to features: pure jax.numpy, safe under jit, vmap and grad."""
 
-from dslstm_jax.features.frontend import Features, extract_features
+from dslstm_jax.features.frontend import Features, blank_features, extract_features
 from dslstm_jax.features.mel import mel_power, mel_spectrogram, stretch
 from dslstm_jax.features.mfcc import mfcc
 
-__all__ = ["Features", "extract_features", "mel_power", "mel_spectrogram", "mfcc", "stretch"]
+__all__ = ["Features", "blank_features", "extract_features", "mel_power", "mel_spectrogram", "mfcc", "stretch"]

@@ -50,6 +50,21 @@ def extract_features(
     return features
 
 
+def blank_features(samples: int, config: FeaturesConfig) -> Features:
+    """Zeros as `extract_features` shapes what it finds in one recording of so many samples."""
+    mfcc_frames = 1 + max(samples - config.mfcc.frame_length, 0) // config.mfcc.hop_length
+    frames = [resolution.frames or 1 + samples // resolution.hop_length for resolution in config.spectrograms]
+    return Features(
+        jnp.zeros((1, mfcc_frames, 3 * (config.mfcc.cepstra + 1))),
+        jnp.array([mfcc_frames]),
+        tuple(
+            jnp.zeros((1, count, resolution.mel_bands))
+            for count, resolution in zip(frames, config.spectrograms, strict=True)
+        ),
+        tuple(jnp.array([count]) for count in frames),
+    )
+
+
 def _spectrogram(
     waveforms: Float[Array, "B N"],
     lengths: Int[Array, " B"],

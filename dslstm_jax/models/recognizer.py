@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dslstm_jax.config import Config, ModelConfig
-from dslstm_jax.features import Features, extract_features
+from dslstm_jax.features import Features, blank_features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.masking import length_mask
 from dslstm_jax.models.branches import (
@@ -186,8 +186,8 @@ def forward_parts(
 
 
 def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:
-    second = config.features.sample_rate
-    features = features_for(jnp.zeros((1, second)), jnp.array([second]), config)
+    # Weights have the shapes that the features ask for, whatever is in them.
+    features = blank_features(max(config.features.sample_rate, shortest_recording(config)), config.features)
     return dict(make_recognizer(config, classes).init(key, features, train=False))
 
 
