@@ -192,7 +192,7 @@ def test_resuming_with_other_settings_is_refused(trained, tones, tmp_path, capsy
 
 def test_a_loss_that_is_not_finite_stops_the_run(tones, tmp_path, capsys):
     config = write_config(tmp_path / "tiny.py", tiny_config(tones, model=ModelConfig(spectrogram_branch="none")))
-    flags = ["--training.learning-rate", "1e30", "--parallel.mode", "single"]
+    flags = ["--training.learning-rate", "1e38", "--parallel.mode", "single"]
     assert main(["train", str(config), "--workdir", str(tmp_path / "run"), *flags]) == 2
     error = capsys.readouterr().err
     assert re.search(r"not finite in batch \d of epoch \d \(\S+\.wav, .* and 1 more\)", error)

@@ -154,7 +154,7 @@ def test_configs_of_pooling_and_normalization(field, value):
 
 def test_the_papers_variables_stay_what_they_were():
     """No options, no new weights or statistics."""
-    shapes = variable_shapes(configured(), 3)
+    shapes = variable_shapes(configured(layers=2), 3)
     assert shapes["params"].keys() == shapes["batch_stats"].keys() | {"mfcc_branch"}
     assert shapes["params"]["mfcc_branch"].keys() == {"lstm_0", "lstm_1", "classifier"}
 
@@ -163,7 +163,7 @@ def test_the_papers_variables_stay_what_they_were():
     ("branch", "pooling", "normalize"), [("ds_lstm", "attention", "corpus"), ("lstm", "statistics", "utterance")]
 )
 def test_a_recognizer_with_both_sees_nothing_of_padding(branch, pooling, normalize):
-    model = replace(MODEL, spectrogram_branch=branch, pooling=pooling, normalize=normalize, layers=1)
+    model = replace(MODEL, spectrogram_branch=branch, pooling=pooling, normalize=normalize)
     config = Config(features=FEATURES, model=model)
     variables, lengths = initialize(jax.random.key(0), config, 3), jnp.array([8000, 6000, 0])
     noise = 0.1 * np.random.default_rng(0).normal(size=(3, 8000)).astype(np.float32)
