@@ -2,8 +2,9 @@
 
     dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
 
-It is being worked on, and the values will change. BENCHMARKS.md has the scores of configs/pretrained.py, which takes
-them over.
+BENCHMARKS.md has its scores. It is being worked on, and the values may change. Each utterance is normalized by its
+own mean and deviation, so that neither the level nor the channel of a recording counts; it therefore cannot stream,
+as configs/pretrained.py can.
 """
 
 from dslstm_jax.config import (
