@@ -1,5 +1,7 @@
 """`dslstm benchmark scaling`: the reader of HLO on small programs, and the arithmetic on numbers done by hand."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +119,7 @@ def test_a_row_shares_the_batch_or_repeats_it():
 @pytest.mark.slow
 def test_the_work_is_read_from_the_program_that_trains(monkeypatch):
     monkeypatch.setattr("dslstm_jax.benchmark.scaling._describe_v5e", tuple)
-    config = tiny_config("unused")
+    config = tiny_config("unused", model=replace(MODEL, layers=2))
     work = read_work(config)
     assert work.compiler == "CPU"
     # Gradients, loss, utterances and a confusion matrix of four classes; all in one place or in several.
