@@ -42,8 +42,8 @@ TAPS = 32
 """Samples that the interpolation weighs for one."""
 KAISER_BETA = 5.65
 """60 dB beside the pass band (Kaiser 1974). The slope down to there is (60 - 8) / (2.285 pi TAPS) = 0.23 of half the
-sample rate wide, and has its middle, -6 dB, at half the sample rate itself: a filter that were down by then would
-leave the highest bands of all training utterances empty, and those of the others would be news to the model."""
+sample rate wide, and has its middle, -6 dB, at half the sample rate itself: had it its end there, the highest bands
+would be empty in training and in training only."""
 POLYNOMIAL_TERMS = 5
 """Between two samples the taps are polynomials of this many terms; as near to them as the window's 60 dB."""
 
