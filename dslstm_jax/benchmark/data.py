@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -73,7 +74,8 @@ def write_recordings(folder: Path) -> dict[str, CorpusConfig]:
 def make_loader_of(corpus: CorpusConfig, config: Config) -> Loader:
     """All utterances of a corpus, in the batches of the config."""
     dataset = make_dataset(load_corpus(corpus), Config(split=SplitConfig("speaker3"), features=config.features))
-    return make_loader(dataset, range(len(dataset.lengths)), config, config.training.batch_size)
+    from_files = replace(config, data=replace(config.data, keep="files"))
+    return make_loader(dataset, range(len(dataset.lengths)), from_files, config.training.batch_size)
 
 
 def _step_alone(loader: Loader, config: Config, step: Step) -> tuple[float, TrainState]:

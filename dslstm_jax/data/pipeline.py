@@ -175,6 +175,8 @@ class Loader:
     """Hertz."""
     class_weights: tuple[float, ...]
     """The weight of an utterance of each class."""
+    read_waveforms: bool = True
+    """If not, NaN stands in their place, which takes no memory, until `placing` fills in what is on the devices."""
 
     @property
     def steps(self) -> int:
@@ -218,8 +220,15 @@ class Loader:
         def read(planned: PlannedBatch) -> Batch:
             members = planned.members[process * rows : (process + 1) * rows]
             utterances = [corpus.utterances[member] for member in members]
-            sounds = [read_utterance(utterance, self.sample_rate) for utterance in utterances]
-            waveforms, lengths = pad_waveforms(sounds, rows, planned.length)
+            if self.read_waveforms:
+                sounds = [read_utterance(utterance, self.sample_rate) for utterance in utterances]
+                waveforms, lengths = pad_waveforms(sounds, rows, planned.length)
+            else:
+                waveforms, lengths = (
+                    np.broadcast_to(np.float32(np.nan), (rows, planned.length)),
+                    np.zeros(rows, np.int32),
+                )
+                lengths[: len(members)] = [self.dataset.lengths[member] for member in members]
             labels, examples = np.zeros((2, rows), np.int32)
             weights = np.zeros(rows, np.float32)
             labels[: len(members)] = [classes[utterance.label] for utterance in utterances]
@@ -273,4 +282,12 @@ def make_loader(
     if balanced:
         labels = [corpus.labels.index(corpus.utterances[member].label) for member in members]
         weights = balanced_weights(labels, len(corpus.labels))
-    return Loader(dataset, tuple(members), batch_size, padded_lengths, config.features.sample_rate, weights)
+    return Loader(
+        dataset,
+        tuple(members),
+        batch_size,
+        padded_lengths,
+        config.features.sample_rate,
+        weights,
+        read_waveforms=config.data.keep == "files",
+    )

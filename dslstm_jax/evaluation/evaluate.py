@@ -16,6 +16,7 @@ from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.evaluation.report import write_report
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.choice import describe_choice
+from dslstm_jax.training.feeding import placing
 from dslstm_jax.training.loop import add, program_config
 from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
@@ -107,10 +108,10 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
     batch_size = config.training.evaluation_batch_size
     loader = make_loader(dataset, members, config, batch_size, len(parallel.devices))
     predict, variables = _predict_step(parallel, program_config(config)), parallel.spread(variables)
-    answers = []
+    place, answers = placing(dataset, config, parallel), []
 
     def examine() -> Iterator[Totals]:
-        for batch in loader.batches(share=parallel.share, place=parallel.place):
+        for batch in loader.batches(share=parallel.share, place=place):
             totals, probabilities = parallel.gather(predict(variables, batch))
             answers.append(probabilities)
             yield totals

@@ -25,6 +25,7 @@ from dslstm_jax.errors import RunError
 from dslstm_jax.progress import progress_bar
 from dslstm_jax.training.checkpoint import Checkpoints, Progress
 from dslstm_jax.training.choice import score
+from dslstm_jax.training.feeding import placing
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import Record, Run
@@ -228,7 +229,7 @@ def course(
       parallel: the devices that the batches are read for.
       display: where the progress goes.
       told_to_stop: asked after each step.
-      place: what is done to a batch once it is read; by default it is brought to the devices.
+      place: what is done to a batch once it is read; by default it is brought to the devices (see `placing`).
     """
     config, training, devices = run.config, run.config.training, len(parallel.devices)
     train = make_loader(
@@ -247,7 +248,7 @@ def course(
     display.tell(_describe_batches(train))
 
     optimizer = _optimizer(replace(training, seed=0), train.steps)
-    read = partial(Loader.batches, share=parallel.share, place=place or parallel.place)
+    read = partial(Loader.batches, share=parallel.share, place=place or placing(dataset, config, parallel))
     state, progress = create_state(config, len(run.labels), optimizer), Progress()
 
     with Checkpoints(run.checkpoints) as checkpoints:

@@ -160,6 +160,12 @@ class Parallel:
             lambda leaf: jax.make_array_from_process_local_data(self.everywhere, np.asarray(leaf)), tree
         )
 
+    def copy(self, tree: T) -> T:
+        """A tree of the host's arrays, the same in every process, whole on every device."""
+        if self.share[1] == 1:
+            return jax.device_put(tree, self.everywhere)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.everywhere, leaf), tree)
+
     def gather(self, tree: T) -> T:
         """What the steps give, as arrays that are whole on every device: to be saved or looked at."""
         if self.mode != "pmap":

@@ -4,7 +4,7 @@ Runs differ in seed and split, so in the number of their steps and in the length
 batch at a step keeps its state; batches of one step are padded to the longest of them, which changes nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +17,9 @@ from jaxtyping import Array, Bool, Int
 from dslstm_jax.config import Config
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.data.resident import Recordings, cut, without_waveforms
 from dslstm_jax.errors import ConfigError, RunError
+from dslstm_jax.training.feeding import resident
 from dslstm_jax.training.loop import (
     Begin,
     Course,
@@ -50,16 +52,21 @@ def stack(trees: Sequence[T]) -> T:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def longest(batches: Iterable[Batch]) -> int:
+    """Samples of the longest rows."""
+    return max(batch.waveforms.shape[1] for batch in batches)
+
+
 def stack_batches(batches: Sequence[Batch | None], rows: int) -> tuple[Batch, Bool[np.ndarray, " R"]]:
     """Batches side by side, [R, B, N], padded to `rows` rows and the longest waveforms; and which there are.
 
     Args:
-      batches: each run's at this step; None where it has none, which becomes padding.
+      batches: each run's at this step; None where it has none, which becomes padding. They may lack waveforms.
       rows: at least those of any batch.
     """
     there = [batch for batch in batches if batch is not None]
-    length = max(batch.waveforms.shape[1] for batch in there)
-    blank = Batch(*(leaf[:0] for leaf in there[0]))
+    length = longest(there) if there[0].waveforms is not None else 0
+    blank = jax.tree.map(lambda leaf: leaf[:0], there[0])
 
     def column(*leaves: np.ndarray) -> np.ndarray:
         shape = (length,) if leaves[0].ndim == 2 else ()
@@ -147,13 +154,16 @@ def fit_together(
         for run, dataset, display in zip(runs, datasets, displays, strict=True)
     ]
     try:
-        return _follow_all(courses, runs, parallel.devices[0])
+        recordings = resident(datasets[0], runs[0].config, parallel)
+        return _follow_all(courses, runs, parallel.devices[0], recordings)
     finally:
         for one in courses:
             one.close()
 
 
-def _follow_all(courses: Sequence[Course], runs: Sequence[Run], device: jax.Device) -> bool:
+def _follow_all(
+    courses: Sequence[Course], runs: Sequence[Run], device: jax.Device, recordings: Recordings | None
+) -> bool:
     """Computes what the courses ask for: training steps as long as any wants one, then evaluation."""
     config, count = program_config(runs[0].config), len(runs)
     begun = [_advance(one, run, None) for one, run in zip(courses, runs, strict=True)]
@@ -197,8 +207,13 @@ def _follow_all(courses: Sequence[Course], runs: Sequence[Run], device: jax.Devi
         kind = Learn if any(isinstance(request, Learn) for request in waiting.values()) else Examine
         batches = {run: request.batch for run, request in waiting.items() if isinstance(request, kind)}
         rows[kind] = max(rows[kind], *(len(batch.lengths) for batch in batches.values()))
+        length = longest(batches.values())
+        if recordings is not None:
+            batches = {run: without_waveforms(batch) for run, batch in batches.items()}
         together = stack_batches([batches.get(run) for run in range(count)], rows[kind])
         stacked, active = jax.device_put(together, device)
+        if recordings is not None:
+            stacked = cut(recordings, stacked, length)
         if kind is Learn:
             states, totals = learn(states, stacked, active)
         else:

@@ -1,0 +1,54 @@
+"""How batches get to the devices: from the files of their recordings, or out of what lies there already."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+from dslstm_jax.config import Config
+from dslstm_jax.data.dataset import Dataset
+from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.data.resident import Recordings, cut, read_recordings, without_waveforms
+from dslstm_jax.training.parallel import Parallel
+
+
+def placing(dataset: Dataset, config: Config, parallel: Parallel) -> Callable[[Batch], Batch]:
+    """What brings a batch of a loader of this config to the devices.
+
+    Raises:
+      ConfigError, AudioError: as in `resident`.
+    """
+    recordings = resident(dataset, config, parallel)
+    return parallel.place if recordings is None else partial(_complete, recordings, parallel)
+
+
+def resident(dataset: Dataset, config: Config, parallel: Parallel) -> Recordings | None:
+    """The corpus on every device, where data.keep asks for it. Datasets that differ in their split share it.
+
+    Raises:
+      ConfigError: the recordings are too long together.
+      AudioError: a recording cannot be decoded.
+    """
+    if config.data.keep == "files":
+        return None
+    return _resident(_Whole(dataset), config.features.sample_rate, parallel)
+
+
+class _Whole:
+    """A dataset as a key, whatever its split."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Whole) and self.dataset.corpus == other.dataset.corpus
+
+    def __hash__(self) -> int:
+        return hash(self.dataset.lengths)
+
+
+@lru_cache(maxsize=1)
+def _resident(whole: _Whole, sample_rate: int, parallel: Parallel) -> Recordings:
+    return parallel.copy(read_recordings(whole.dataset, sample_rate))
+
+
+def _complete(recordings: Recordings, parallel: Parallel, batch: Batch) -> Batch:
+    return cut(recordings, parallel.place(without_waveforms(batch)), batch.waveforms.shape[1])
