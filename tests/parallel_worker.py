@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.training.checkpoint import Checkpoints, Progress
+from dslstm_jax.training.feeding import placing
 from dslstm_jax.training.parallel import make_parallel, start_processes
 from dslstm_jax.training.step import create_state
 
@@ -34,15 +36,17 @@ AUGMENTATION = AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_mask
 
 def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") -> None:
     jax.config.update("jax_num_cpu_devices", int(devices))
-    settings = ParallelConfig(**json.loads(parallel))
+    given = json.loads(parallel)
+    keep = given.pop("keep", "files")
+    settings = ParallelConfig(**given)
     start_processes(settings)
-    config = tiny_config(
-        tones, augmentation=AUGMENTATION, data=DataConfig(max_lengths=1), model=replace(MODEL, dropout=0.2)
-    )
+    data = DataConfig(max_lengths=1, keep=keep)
+    config = tiny_config(tones, augmentation=AUGMENTATION, data=data, model=replace(MODEL, dropout=0.2))
     dataset = make_dataset(load_corpus(config.corpus), config)
     ways = make_parallel(settings)
     members = range(len(dataset.lengths) - 4)  # the last batch of eight is half empty
     loader = make_loader(dataset, members, config, 8, len(ways.devices))
+    read = partial(loader.batches, share=ways.share, place=placing(dataset, config, ways))
     optimizer = optax.sgd(0.05, momentum=0.9)
     learn, examine = ways.train_step(config, optimizer), ways.eval_step(config)
     state, begin, end = create_state(config, len(dataset.corpus.labels), optimizer), 0, STEPS
@@ -57,9 +61,7 @@ def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") 
     batches = (
         batch
         for epoch in count(begin // loader.steps)
-        for batch in loader.batches(
-            (0, epoch), start=max(0, begin - epoch * loader.steps), share=ways.share, place=ways.place
-        )
+        for batch in read((0, epoch), start=max(0, begin - epoch * loader.steps))
     )
     for _ in range(begin, end):
         state, totals = jax.block_until_ready(learn(state, next(batches), np.uint32(0)))
@@ -67,9 +69,7 @@ def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") 
     if saved and end < STEPS:
         with Checkpoints(Path(saved)) as checkpoints:
             checkpoints.save(ways.gather(state), Progress())
-    seen = [
-        ways.gather(examine(state.variables, batch)) for batch in loader.batches(share=ways.share, place=ways.place)
-    ]
+    seen = [ways.gather(examine(state.variables, batch)) for batch in read()]
     if ways.leads:
         parameters = jax.tree.leaves(jax.tree.map(np.asarray, ways.gather(state.variables)))
         np.savez(

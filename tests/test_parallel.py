@@ -70,14 +70,16 @@ def assert_same(output, single):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pmap", pytest.param("shard_map", marks=pytest.mark.long)])
 def test_four_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
-    finish(start(tones, tmp_path / "out.npz", 4, mode=mode))
+    """Theirs are cut out of what lies on the devices, those of one are read from files; so below."""
+    finish(start(tones, tmp_path / "out.npz", 4, mode=mode, keep="device"))
     print(f"{mode}, 4 devices: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", pytest.param("pmap", marks=pytest.mark.long)])
 def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
-    shared = {"mode": mode, "coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "timeout": 60}
+    coordinator = f"127.0.0.1:{free_port()}"
+    shared = {"mode": mode, "coordinator": coordinator, "processes": 2, "timeout": 60, "keep": "device"}
     finish(*[start(tones, tmp_path / "out.npz", 2, process=process, **shared) for process in (0, 1)])
     print(f"2 processes, {mode}: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
 

@@ -112,8 +112,9 @@ def quick(settings):
     return replace(settings, corpus=corpus, augmentation=AugmentationConfig(gain=6.0), model=model, training=training)
 
 
-def make_runs(folder, settings, kinds):
+def make_runs(folder, settings, kinds, keep="files"):
     """Run folders and datasets for (fold, seed)."""
+    settings = replace(settings, data=replace(settings.data, keep=keep))
     runs, datasets = [], []
     for fold, seed in kinds:
         config = replace(
@@ -143,7 +144,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
     assert len({len(dataset.split.train) for dataset in datasets}) > 1
     for run, dataset in zip(alone, datasets, strict=True):
         assert fit(run, dataset, parallel=SINGLE, console=QUIET)
-    together, _ = make_runs(tmp_path / "together", quick, kinds)
+    together, _ = make_runs(tmp_path / "together", quick, kinds, keep="device")
     asked = []
     # Stopped in the first epoch, at another batch in each run.
     assert not run_together(together, datasets, stop=lambda step: asked.append(step) or len(asked) > 6)

@@ -36,9 +36,7 @@ def read_recordings(dataset: Dataset, sample_rate: int) -> Recordings:
     lengths = np.array(dataset.lengths, np.int64)
     if lengths.sum() > MOST_SAMPLES:
         hours = lengths.sum() / sample_rate / 3600
-        raise ConfigError(
-            f"data.keep: {hours:.0f} hours of recordings are too long for device; use --data.keep files"
-        )
+        raise ConfigError(f"data.keep device: {hours:.0f} hours of recordings are too many; use --data.keep files")
     starts = np.concatenate([[0], np.cumsum(lengths)])
     samples = np.empty(starts[-1], np.float32)
 
