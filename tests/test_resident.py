@@ -58,9 +58,7 @@ def test_batches_side_by_side_are_cut_at_once(dataset):
 
 def test_too_many_recordings_are_an_error(dataset):
     longer = replace(dataset, lengths=(*dataset.lengths[:-1], MOST_SAMPLES))
-    with pytest.raises(
-        ConfigError, match=r"data\.keep device: 37 hours of recordings are too many"
-    ):
+    with pytest.raises(ConfigError, match=r"data\.keep device: 37 hours of recordings are too many"):
         read_recordings(longer, 16_000)
 
 
