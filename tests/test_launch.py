@@ -58,12 +58,12 @@ def test_shellcheck_has_nothing_to_say():
     shellcheck = shutil.which("shellcheck", path=environment()["PATH"])
     assert shellcheck, 'pip install -e ".[dev]"'
     scripts = [str(path) for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch")]
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize("script", ["local_processes.sh", "slurm.sbatch", "tpu_vm.sh", "gke.sh"])
+@pytest.mark.parametrize("script", ["local_processes.sh", "slurm.sbatch", "tpu_vm.sh", "gke.sh", "tables.sh"])
 def test_without_arguments_a_script_says_how_it_is_used(script):
     found = subprocess.run([str(LAUNCH / script)], capture_output=True, text=True)
     assert found.returncode == 2
@@ -226,3 +226,45 @@ def test_a_failing_process_stops_the_others(tones, tmp_path):
     assert process.returncode == 2, said
     assert "[1] dslstm train: " in said
     assert "local_processes.sh: process 1 ended with exit code 2; the others are stopped" in said
+
+
+def test_every_row_of_the_tables_is_a_cross_validation(tmp_path):
+    lines = dry_run("tables.sh", "/emodb", "/my ravdess", tmp_path, "--", "--data.keep", "device").splitlines()
+    commands = [shlex.split(line) for line in lines]
+    found = [_parse("crossval", command[2:]) for command in commands]
+    assert all(command[:2] == ["dslstm", "crossval"] for command in commands)
+    rows = [arguments.workdir.name for arguments in found]
+    assert len(set(rows)) == len(rows) == 36
+    for row, arguments in zip(rows, found, strict=True):
+        corpus = arguments.config.corpus
+        assert (corpus.name, corpus.root) == (("ravdess", "/my ravdess") if "ravdess" in row else ("emodb", "/emodb"))
+        assert arguments.config.data.keep == "device"
+        assert not arguments.resume
+    # Each leaves out or changes another part of the recipe, or asks for another protocol.
+    assert len({(repr(arguments.config), arguments.protocol, arguments.crossval) for arguments in found}) == len(rows)
+
+
+def test_rows_of_the_tables_go_on_and_can_be_picked(tmp_path):
+    (tmp_path / "emodb_recipe").mkdir()
+    (tmp_path / "emodb_recipe" / "crossval.json").write_text("{}")
+    rows = ("without_noise", "emodb_recipe")
+    lines = dry_run("tables.sh", "/emodb", "/ravdess", tmp_path, *rows).splitlines()
+    found = [_parse("crossval", shlex.split(line)[2:]) for line in lines]
+    assert [(arguments.workdir.name, arguments.resume) for arguments in found] == [
+        ("emodb_recipe", True),
+        ("without_noise", False),
+    ]
+    wrong = subprocess.run([str(LAUNCH / "tables.sh"), "e", "r", "o", "recipe"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "there is no row recipe; there are: emodb_recipe" in wrong.stderr
+
+
+def test_tables_are_run_one_after_the_other(tmp_path):
+    dslstm = executable(tmp_path / "bin" / "dslstm", 'cat; echo "ran $*"')
+    path = f"{dslstm.parent}:{os.environ['PATH']}"
+    command = [str(LAUNCH / "tables.sh"), "e", "r", str(tmp_path), "emodb_recipe_mfcc", "emodb_recipe_ds_lstm"]
+    found = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
+    assert [line.split()[-1].rpartition("/")[2] for line in found.stdout.splitlines() if line.startswith("ran ")] == [
+        "emodb_recipe_mfcc",
+        "emodb_recipe_ds_lstm",
+    ]
