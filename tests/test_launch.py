@@ -1,6 +1,8 @@
 """launch/: what each script would start, and two processes really started on this machine."""
 
+import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -268,3 +270,24 @@ def test_tables_are_run_one_after_the_other(tmp_path):
         "emodb_recipe_mfcc",
         "emodb_recipe_ds_lstm",
     ]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results" / "tables").glob("*.json")), ids=lambda file: file.stem)
+def test_published_tables_say_what_their_files_say(file):
+    """Each was made by its row's command, and its figures stand in BENCHMARKS.md as they are."""
+    results = json.loads(file.read_text())
+    row, made = (
+        _parse("crossval", shlex.split(command)[2:])
+        for command in (
+            dry_run("tables.sh", "EMODB", "RAVDESS", "RUNS", file.stem),
+            shlex.join(results["environment"]["command"]),
+        )
+    )
+    assert (made.config, made.protocol, made.seeds) == (row.config, row.protocol, row.seeds)
+    assert made.crossval == row.crossval
+    text = (ROOT / "BENCHMARKS.md").read_text()
+    assert f"`{file.stem}`" in text
+    for figures in filter(None, (results["figures"], (results["ensemble"] or {}).get("figures"))):
+        assert f"| {figures['wa']['mean']:.3f} | {figures['ua']['mean']:.3f} |" in text
+    assert results["environment"]["commit"][:7] in text
+    assert not re.search(r'"/(home|root|tmp|work)/', file.read_text())
