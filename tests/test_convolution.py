@@ -141,7 +141,7 @@ def test_float32_loses_nothing_to_the_level_of_decibels_or_to_what_neighbors_hav
     errors_of_gradients = {name: error(leaf, expected_gradients[name]) for name, leaf in gradients.items()}
     print("relative errors:", errors, errors_of_gradients)
     assert max(jax.tree.leaves(errors)) <= 1e-6
-    assert max(errors_of_gradients.values()) <= 6e-6
+    assert max(errors_of_gradients.values()) <= 9e-6
 
 
 def test_in_training_the_bias_moves_nothing_but_the_running_mean():
