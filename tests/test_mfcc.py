@@ -32,9 +32,10 @@ def test_equals_opensmile(name, record_property):
     assert difference.max() <= 2e-3
 
 
-def test_equals_the_equations_in_float64():
+@pytest.mark.parametrize("loudest", [9000, 0.2], ids=["speech", "some bands below the floor of 1"])
+def test_equals_the_equations_in_float64(loudest):
     """The HTK book's definition, written out for one signal with loops over frames."""
-    samples = np.random.default_rng(0).integers(-9000, 9000, 1777)
+    samples = np.random.default_rng(0).uniform(-loudest, loudest, 1777).astype(np.float32)
     frames = np.stack([samples[t * 160 : t * 160 + 400] for t in range(1 + (1777 - 400) // 160)]).astype(float)
     emphasized = np.concatenate([frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1)
     window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(400) / 399)
@@ -45,6 +46,8 @@ def test_equals_the_equations_in_float64():
     n, k = np.arange(26), np.arange(1, 13)
     dct = np.sqrt(2 / 26) * np.cos(np.pi * k * (n[:, None] + 0.5) / 26) * (1 + 11 * np.sin(np.pi * k / 22))
     energy = np.log(np.maximum(1, (frames**2).sum(axis=1, keepdims=True)))
+    assert (power @ bands < 1).any() == (loudest < 1)
+    assert (power @ bands > 2).any()
     static = np.concatenate([np.log(np.maximum(power @ bands, 1)) @ dct, energy], axis=1)
 
     def delta(x, t):
