@@ -164,6 +164,9 @@ class FeaturesConfig:
 
     sample_rate: int = 16_000
     """Hertz; recordings at other rates are resampled to it."""
+    trim: float = 0.0
+    """Silence at the ends of a recording that is cut off, in decibels below its peak; 35 suits studio recordings. 64
+    ms of it stay on each side. 0: nothing is cut off."""
     mfcc: MfccConfig = MfccConfig()
     spectrograms: tuple[SpectrogramConfig, ...] = (SPECTROGRAM_512, SPECTROGRAM_1024)
     """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""

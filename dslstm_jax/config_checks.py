@@ -56,6 +56,10 @@ def check(config: Config) -> None:
     if not config.data.longest > 0:
         raise ConfigError(f"data.longest is {config.data.longest}; it must be positive, in seconds")
     _check_augmentation(config.augmentation)
+    if not 0.0 <= config.features.trim < math.inf:
+        raise ConfigError(
+            f"features.trim is {config.features.trim}; it must be at least 0, in decibels below the peak"
+        )
     mfcc = config.features.mfcc
     if mfcc.n_fft < mfcc.frame_length:
         raise ConfigError(

@@ -17,7 +17,7 @@ ROOMS = [
     ["masking"],
     ["batching"],
     ["features.signal"],
-    ["features.mel", "features.mfcc"],
+    ["features.mel", "features.mfcc", "features.trimming"],
     ["features.frontend"],
     ["features.augmentation"],
     ["features"],

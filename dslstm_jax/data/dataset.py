@@ -16,7 +16,7 @@ class Dataset:
 
     corpus: Corpus
     lengths: tuple[int, ...]
-    """Samples of each utterance at features.sample_rate."""
+    """Samples of each utterance at features.sample_rate, without what features.trim cuts off."""
     split: Split
 
 
@@ -31,7 +31,7 @@ def make_dataset(
 
     Args:
       corpus: what config.corpus names.
-      config: data, split and sample rate.
+      config: data, split, sample rate and trimming.
       done: called after each recording.
       report: told of each recording that cannot be used.
 
@@ -39,7 +39,9 @@ def make_dataset(
       CorpusError: the corpus cannot be split so; or a recording cannot be used and data.on_error is "stop".
     """
     split = _deal(corpus, config)  # what is wrong with it is said before the long look
-    measured = measure(corpus.utterances, config.features.sample_rate, config.data.longest, done=done)
+    measured = measure(
+        corpus.utterances, config.features.sample_rate, config.data.longest, config.features.trim, done=done
+    )
     errors = [length for length in measured if isinstance(length, AudioError)]
     for error in errors:
         report(error)

@@ -6,24 +6,34 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import platformdirs
 
 from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.reading import READING_THREADS, read_utterance
 from dslstm_jax.errors import AudioError
+from dslstm_jax.features.trimming import trim_recording
 
 INDEX_FILE = "index.sqlite"
 _KEEP_EVERY = 500
 """Recordings after which what was learned is safe from a kill."""
-_TABLE = """CREATE TABLE IF NOT EXISTS recordings
-(path BLOB, bytes INTEGER, modified INTEGER, sample_rate INTEGER, samples INTEGER, PRIMARY KEY (path, sample_rate))"""
+_TABLE = """CREATE TABLE IF NOT EXISTS lengths
+(path BLOB, bytes INTEGER, modified INTEGER, sample_rate INTEGER, trim REAL, samples INTEGER, trimmed INTEGER,
+PRIMARY KEY (path, sample_rate, trim))"""
+
+
+class _Length(NamedTuple):
+    samples: int
+    trimmed: int
+    """What is left of them."""
 
 
 def measure(
     utterances: Sequence[Utterance],
     sample_rate: int,
     longest: float,
+    trim: float = 0.0,
     *,
     done: Callable[[], None] = lambda: None,
     cache: Path | None = None,
@@ -37,6 +47,7 @@ def measure(
       utterances: what to measure.
       sample_rate: hertz at which the samples are counted.
       longest: seconds; a longer recording cannot be used.
+      trim: features.trim: the silence that is not counted.
       done: called after each recording.
       cache: folder of the index; by default the user's cache folder.
 
@@ -44,52 +55,60 @@ def measure(
       For each utterance its number of samples, or what is wrong with it.
     """
 
-    def decode(utterance: Utterance) -> int | AudioError:
+    def decode(utterance: Utterance) -> _Length | AudioError:
         try:
-            return len(read_utterance(utterance, sample_rate, longest))
+            recording = read_utterance(utterance, sample_rate, longest)
         except AudioError as error:
             return error
+        return _Length(len(recording), len(trim_recording(recording, trim)))
 
     with _open(cache or platformdirs.user_cache_path("dslstm_jax")) as index:
         stamps = [_stamp(utterance) for utterance in utterances]
-        lengths: list[int | AudioError | None] = [
-            _known(index, utterance, stamp, sample_rate) for utterance, stamp in zip(utterances, stamps, strict=True)
+        lengths: list[_Length | AudioError | None] = [
+            _known(index, utterance, stamp, sample_rate, trim)
+            for utterance, stamp in zip(utterances, stamps, strict=True)
         ]
         unknown = []
         for place, length in enumerate(lengths):
-            if isinstance(length, int) and length <= longest * sample_rate:
+            if isinstance(length, _Length) and length.samples <= longest * sample_rate:
                 done()
             else:  # decoded again if it is too long, for the words of the error
                 unknown.append(place)
-        learned: list[tuple[bytes, int, int, int, int]] = []
+        learned: list[tuple[Any, ...]] = []
         with ThreadPoolExecutor(READING_THREADS) as pool:
             for place, result in zip(
                 unknown, pool.map(decode, [utterances[place] for place in unknown]), strict=True
             ):
                 lengths[place] = result
-                if (stamp := stamps[place]) and isinstance(result, int):
-                    learned.append((*stamp, sample_rate, result))
+                if (stamp := stamps[place]) and isinstance(result, _Length):
+                    learned.append((*stamp, sample_rate, trim, *result))
                 if len(learned) == _KEEP_EVERY:
                     _keep(index, learned)
                     learned = []
                 done()
         _keep(index, learned)
-    return [length for length in lengths if length is not None]
+    return [length.trimmed if isinstance(length, _Length) else length for length in lengths if length is not None]
 
 
 def _known(
-    index: sqlite3.Connection, utterance: Utterance, stamp: tuple[bytes, int, int] | None, sample_rate: int
-) -> int | None:
-    if utterance.record is not None:
-        return utterance.record.samples if utterance.record.sample_rate == sample_rate else None
-    query = "SELECT samples FROM recordings WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ?"
-    row = index.execute(query, (*stamp, sample_rate)).fetchone() if stamp else None
-    return row and row[0]
+    index: sqlite3.Connection,
+    utterance: Utterance,
+    stamp: tuple[bytes, int, int] | None,
+    sample_rate: int,
+    trim: float,
+) -> _Length | None:
+    if (record := utterance.record) is not None:
+        whole = not trim and record.sample_rate == sample_rate
+        return _Length(record.samples, record.samples) if whole else None
+    query = """SELECT samples, trimmed FROM lengths
+        WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ? AND trim = ?"""
+    row = index.execute(query, (*stamp, sample_rate, trim)).fetchone() if stamp else None
+    return row and _Length(*row)
 
 
-def _keep(index: sqlite3.Connection, learned: Sequence[tuple[bytes, int, int, int, int]]) -> None:
+def _keep(index: sqlite3.Connection, learned: Sequence[tuple[Any, ...]]) -> None:
     with contextlib.suppress(sqlite3.OperationalError), index:  # a full disk or a lock costs time later, not the run
-        index.executemany("INSERT OR REPLACE INTO recordings VALUES (?, ?, ?, ?, ?)", learned)
+        index.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?, ?, ?, ?, ?)", learned)
 
 
 def _stamp(utterance: Utterance) -> tuple[bytes, int, int] | None:

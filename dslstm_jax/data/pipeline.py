@@ -173,6 +173,8 @@ class Loader:
     """Samples that batches may be padded to, shortest first."""
     sample_rate: int
     """Hertz."""
+    trim: float
+    """Decibels; features.trim."""
     class_weights: tuple[float, ...]
     """The weight of an utterance of each class."""
     read_waveforms: bool = True
@@ -221,7 +223,7 @@ class Loader:
             members = planned.members[process * rows : (process + 1) * rows]
             utterances = [corpus.utterances[member] for member in members]
             if self.read_waveforms:
-                sounds = [read_utterance(utterance, self.sample_rate) for utterance in utterances]
+                sounds = [read_utterance(utterance, self.sample_rate, trim=self.trim) for utterance in utterances]
                 waveforms, lengths = pad_waveforms(sounds, rows, planned.length)
             else:
                 waveforms, lengths = (
@@ -288,6 +290,7 @@ def make_loader(
         batch_size,
         padded_lengths,
         config.features.sample_rate,
+        config.features.trim,
         weights,
         read_waveforms=config.data.keep == "files",
     )

@@ -7,17 +7,30 @@ from jaxtyping import Float32
 
 from dslstm_jax.data.audio import read_audio
 from dslstm_jax.data.corpora import Utterance
+from dslstm_jax.features.trimming import trim_recording
 
 READING_THREADS = max(4, os.cpu_count() or 1)
 """Decoding and resampling leave Python's lock to others, so threads are enough."""
 
 
-def read_utterance(utterance: Utterance, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
+def read_utterance(
+    utterance: Utterance, sample_rate: int, longest: float | None = None, trim: float = 0.0
+) -> Float32[np.ndarray, " N"]:
     """The samples of an utterance in [-1, 1] at `sample_rate` (hertz); see `read_audio`.
+
+    Args:
+      utterance: file or record.
+      sample_rate: of the result, in hertz.
+      longest: in seconds, before trimming.
+      trim: features.trim. The recognizer would cut the same off; so cut, batches are shorter.
 
     Raises:
       AudioError: the recording cannot be used, or has more than `longest` seconds.
     """
+    return trim_recording(_read(utterance, sample_rate, longest), trim)
+
+
+def _read(utterance: Utterance, sample_rate: int, longest: float | None) -> Float32[np.ndarray, " N"]:
     if utterance.record is not None:
         from dslstm_jax.data.corpora.records import read_record
 

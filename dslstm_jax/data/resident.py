@@ -26,8 +26,8 @@ class Recordings(NamedTuple):
     """Where each utterance of the corpus begins."""
 
 
-def read_recordings(dataset: Dataset, sample_rate: int) -> Recordings:
-    """Decodes all recordings into the host's memory.
+def read_recordings(dataset: Dataset, sample_rate: int, trim: float = 0.0) -> Recordings:
+    """Decodes all recordings into the host's memory, trimmed as the dataset's lengths are.
 
     Raises:
       ConfigError: they are too long together.
@@ -41,7 +41,8 @@ def read_recordings(dataset: Dataset, sample_rate: int) -> Recordings:
     samples = np.empty(starts[-1], np.float32)
 
     def read(index: int) -> None:
-        samples[starts[index] : starts[index + 1]] = read_utterance(dataset.corpus.utterances[index], sample_rate)
+        utterance = dataset.corpus.utterances[index]
+        samples[starts[index] : starts[index + 1]] = read_utterance(utterance, sample_rate, trim=trim)
 
     with ThreadPoolExecutor(READING_THREADS) as threads:
         list(threads.map(read, range(len(lengths))))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, blank_features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
+from dslstm_jax.features.trimming import trim
 from dslstm_jax.masking import length_mask
 from dslstm_jax.models.branches import (
     CNNLSTMBranch,
@@ -131,6 +132,7 @@ def forward(
     Returns:
       Each branch's logits, and the collection `batch_stats` after this batch.
     """
+    waveforms, lengths = trim(waveforms, lengths, config.features.trim)
     if keys is not None:
         waveforms, lengths = augment_waveforms(keys, waveforms, lengths, config.augmentation)
     features = features_for(waveforms, lengths, config)

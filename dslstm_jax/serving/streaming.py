@@ -46,6 +46,11 @@ def check_causal(config: Config) -> None:
             f"features.spectrograms: frames are {frames}, and stretching needs the whole recording; to stream they "
             "must be 0: train a model with that, as configs/robust.py does"
         )
+    if config.features.trim:
+        raise ConfigError(
+            f"features.trim is {config.features.trim}, which needs the peak of the whole recording; to stream it "
+            "must be 0: train a model with that"
+        )
     if model.normalize == "utterance":
         raise ConfigError(
             "model.normalize is utterance, which needs the whole recording; to stream it must be corpus or none: "

@@ -29,7 +29,7 @@ def resident(dataset: Dataset, config: Config, parallel: Parallel) -> Recordings
     """
     if config.data.keep == "files":
         return None
-    return _resident(_Whole(dataset), config.features.sample_rate, parallel)
+    return _resident(_Whole(dataset), config.features.sample_rate, config.features.trim, parallel)
 
 
 class _Whole:
@@ -46,8 +46,8 @@ class _Whole:
 
 
 @lru_cache(maxsize=1)
-def _resident(whole: _Whole, sample_rate: int, parallel: Parallel) -> Recordings:
-    return parallel.copy(read_recordings(whole.dataset, sample_rate))
+def _resident(whole: _Whole, sample_rate: int, trim: float, parallel: Parallel) -> Recordings:
+    return parallel.copy(read_recordings(whole.dataset, sample_rate, trim))
 
 
 def _complete(recordings: Recordings, parallel: Parallel, batch: Batch) -> Batch:
