@@ -168,6 +168,8 @@ class FeaturesConfig:
     """Silence at the ends of a recording that is cut off, in decibels below its peak; 35 suits studio recordings. 64
     ms of it stay on each side. 0: nothing is cut off."""
     mfcc: MfccConfig = MfccConfig()
+    pitch: bool = False
+    """Six more columns beside the MFCC: how periodic a frame is and its pitch, with deltas and accelerations."""
     spectrograms: tuple[SpectrogramConfig, ...] = (SPECTROGRAM_512, SPECTROGRAM_1024)
     """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""
 

@@ -18,6 +18,7 @@ ROOMS = [
     ["batching"],
     ["features.signal"],
     ["features.mel", "features.mfcc", "features.trimming"],
+    ["features.pitch"],
     ["features.frontend"],
     ["features.augmentation"],
     ["features"],

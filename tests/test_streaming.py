@@ -48,6 +48,7 @@ CASES["odd sizes"] = Config(
     model=replace(CASES["mean"].model, kernels=((4, 3), (3, 5)), layers=1),
 )
 CASES["mfcc of a stretched model"] = Config(model=replace(CASES["mfcc only"].model, pooling="mean"))
+CASES["pitch"] = replace(CASES["mfcc only"], features=replace(OWN_FRAMES, pitch=True))
 CHUNKS = (1, 160, 333, 16_000)
 
 
@@ -74,7 +75,7 @@ def lively(config: Config, classes: int = 4) -> Predictor:
     return Predictor(variables, config, [f"class {index}" for index in range(classes)])
 
 
-FAST = ("attention", "odd sizes", "mfcc only", "cnn_lstm")
+FAST = ("attention", "pitch", "odd sizes", "mfcc only", "cnn_lstm")
 """Cases that have every kind of pooling, branch and frame; the others are combinations of what these have."""
 
 
@@ -125,7 +126,7 @@ def test_the_answer_is_that_of_the_whole_recording_at_any_length(predictor):
     assert np.ptp(answers, axis=0).max() > 0.02, "the answers do differ"
 
 
-@pytest.mark.parametrize("case", ["cnn_lstm", "odd sizes", "attention"])
+@pytest.mark.parametrize("case", ["cnn_lstm", "odd sizes", "attention", "pitch"])
 def test_a_frame_depends_on_its_receptive_field_alone(case):
     """One frame by itself, of the whole sound and of the smallest cut-out that has it; a step of a stream that were
     wrong by a frame would hardly show in an answer."""
@@ -289,6 +290,7 @@ def test_bad_rates_are_refused(attention):
     ("said", "features", "changes"),
     [
         (r"features\.spectrograms: frames are \[60, 32\].* must be 0", FEATURES, {}),
+        (r"features\.trim is 35\.0.* must be 0", replace(OWN_FRAMES, trim=35.0), {}),
         (r"model\.normalize is utterance.* must be corpus or none", OWN_FRAMES, {"normalize": "utterance"}),
         (r"model\.bidirectional is True.* must be False", OWN_FRAMES, {"bidirectional": True}),
     ],

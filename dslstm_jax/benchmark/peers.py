@@ -280,6 +280,7 @@ def has_twin(config: Config) -> bool:
     model, paper = config.model, ModelConfig()
     dual = model.spectrogram_branch == "ds_lstm" and model.mfcc_branch
     dual = dual and all(spectrogram.frames for spectrogram in config.features.spectrograms)
+    dual = dual and not config.features.trim and not config.features.pitch
     dual = dual and all(getattr(model, name) == getattr(paper, name) for name in BEYOND_THE_PAPER)
     return dual and installed("torch", "librosa", "opensmile")
 

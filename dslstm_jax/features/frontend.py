@@ -10,13 +10,16 @@ from dslstm_jax.batching import row_by_row
 from dslstm_jax.config import FeaturesConfig, SpectrogramConfig
 from dslstm_jax.features.mel import mel_spectrogram, stretch
 from dslstm_jax.features.mfcc import mfcc
+from dslstm_jax.features.pitch import COLUMNS as PITCH_COLUMNS
+from dslstm_jax.features.pitch import pitch
 from dslstm_jax.masking import length_mask, zero_padding
 
 
 class Features(NamedTuple):
     """What the recognizer reads. What a model leaves unread is never computed: the compiler drops it."""
 
-    mfcc: Float[Array, "B T 39"]
+    mfcc: Float[Array, "B T D"]
+    """39 columns, or 45 with features.pitch."""
     mfcc_lengths: Int[Array, " B"]
     spectrograms: tuple[Float[Array, "B frames F"], ...]
     """Decibels; one for each of features.spectrograms."""
@@ -43,7 +46,10 @@ def extract_features(
             _spectrogram(*rows, resolution, config.sample_rate, shortest) for resolution in config.spectrograms
         ]
         values, counts = (tuple(column) for column in zip(*spectrograms, strict=True))
-        features = Features(*mfcc(*rows, config.mfcc, config.sample_rate), values, counts)
+        sequence, frames = mfcc(*rows, config.mfcc, config.sample_rate)
+        if config.pitch:
+            sequence = jnp.concatenate([sequence, pitch(*rows, config.mfcc, config.sample_rate)[0]], axis=-1)
+        features = Features(sequence, frames, values, counts)
         return jax.tree.map(lambda leaf: leaf[0], features)
 
     features: Features = row_by_row(of_row, waveforms, lengths)
@@ -55,7 +61,7 @@ def blank_features(samples: int, config: FeaturesConfig) -> Features:
     mfcc_frames = 1 + max(samples - config.mfcc.frame_length, 0) // config.mfcc.hop_length
     frames = [resolution.frames or 1 + samples // resolution.hop_length for resolution in config.spectrograms]
     return Features(
-        jnp.zeros((1, mfcc_frames, 3 * (config.mfcc.cepstra + 1))),
+        jnp.zeros((1, mfcc_frames, 3 * (config.mfcc.cepstra + 1 + config.pitch * PITCH_COLUMNS))),
         jnp.array([mfcc_frames]),
         tuple(
             jnp.zeros((1, count, resolution.mel_bands))

@@ -61,13 +61,24 @@ def mfcc(
     framing = signal.Framing(config.frame_length, config.hop_length, frames)
     static_of = partial(_static, config=config, sample_rate=sample_rate)
     static = signal.over_frames(static_of, framing, waveforms, lengths)
+    return with_derivatives(static, counts, config.delta_window), counts
+
+
+def with_derivatives(static: Float[Array, "B T L"], counts: Int[Array, " B"], window: int) -> Float[Array, "B T F"]:
+    """Features, their deltas and their accelerations side by side, F = 3 L; 0 behind the `counts` valid frames.
+
+    Args:
+      static: valid in the first `counts` frames.
+      counts: frames of each row.
+      window: frames on each side of the regression (HTK book, equation 5.16).
+    """
     # The last valid frame goes on past the end, far enough for real deltas there: openSMILE's accelerations
     # see deltas of the continued statics at the end, but copies of the first delta at the start.
-    window = config.delta_window
+    frames = static.shape[1]
     last = jnp.take_along_axis(static, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
     continued = jnp.where(length_mask(counts, frames)[..., None], static, last)
     continued = jnp.concatenate([continued, jnp.repeat(last, 2 * window, axis=1)], axis=1)
     deltas = _deltas(_repeat_first(continued, window), window)
     accelerations = _deltas(_repeat_first(deltas, window), window)
     features = jnp.concatenate([static, deltas[:, :frames], accelerations], axis=-1)
-    return zero_padding(features, length_mask(counts, frames)), counts
+    return zero_padding(features, length_mask(counts, frames))

@@ -47,7 +47,9 @@ def receptive_fields(config: Config) -> tuple[ReceptiveField, ...]:
     if model.mfcc_branch:
         mfcc = features.mfcc
         accelerations = 2 * mfcc.delta_window * mfcc.hop_length
-        fields.append(ReceptiveField(mfcc.hop_length, accelerations, accelerations + mfcc.frame_length))
+        beside = mfcc.frame_length // 2 if features.pitch else 0  # the window of the pitch is so much longer
+        after = accelerations + mfcc.frame_length + beside
+        fields.append(ReceptiveField(mfcc.hop_length, accelerations + beside, after))
     return tuple(fields)
 
 
