@@ -2,9 +2,9 @@
 
     dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
 
-BENCHMARKS.md has its scores. It is being worked on, and the values may change. Each utterance is normalized by its
-own mean and deviation, so that neither the level nor the channel of a recording counts; it therefore cannot stream,
-as configs/pretrained.py can.
+BENCHMARKS.md has its scores. It is being worked on, and the values may change. The silence around the speech is cut
+off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and deviation, so that neither
+the level nor the channel of a recording counts; it therefore cannot stream, as configs/pretrained.py can.
 """
 
 from dslstm_jax.config import (
@@ -22,6 +22,8 @@ config = Config(
     data=DataConfig(max_lengths=3),
     augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=2, time_masks=2),
     features=FeaturesConfig(
+        trim=35.0,
+        pitch=True,
         mfcc=MfccConfig(hop_length=320),
         spectrograms=(
             SpectrogramConfig(n_fft=512, hop_length=320, mel_bands=40, frames=0),
