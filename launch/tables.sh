@@ -23,7 +23,7 @@ without_speed emodb configs/robust.py $unseen --augmentation.speed 0
 without_noise emodb configs/robust.py $unseen --augmentation.noise 0
 without_masks emodb configs/robust.py $unseen --augmentation.frequency-masks 0 --augmentation.time-masks 0
 without_gain emodb configs/robust.py $unseen --augmentation.gain 0
-without_trim ravdess configs/robust.py $actors --features.trim 0
+without_trim emodb configs/robust.py $unseen --features.trim 0
 without_pitch emodb configs/robust.py $unseen --features.no-pitch
 without_normalization emodb configs/robust.py $unseen --model.normalize none
 corpus_normalization emodb configs/robust.py $unseen --model.normalize corpus
