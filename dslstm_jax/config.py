@@ -165,7 +165,7 @@ class FeaturesConfig:
     sample_rate: int = 16_000
     """Hertz; recordings at other rates are resampled to it."""
     trim: float = 0.0
-    """Silence at the ends of a recording that is cut off, in decibels below its peak; 35 suits studio recordings. 64
+    """Silence at the ends of a recording that is cut off, in decibels below its peak; 35 suits studio recordings. 160
     ms of it stay on each side. 0: nothing is cut off."""
     mfcc: MfccConfig = MfccConfig()
     pitch: bool = False

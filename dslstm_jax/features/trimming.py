@@ -13,7 +13,7 @@ from dslstm_jax.masking import length_mask, zero_padding
 BLOCK = 256
 """Samples whose peak is taken together: 16 ms at 16 kHz. Cuts are at multiples of it, so that what was trimmed once
 loses nothing when it is trimmed again."""
-MARGIN = 4
+MARGIN = 10
 """Blocks that are kept on each side, for what begins and ends softly."""
 
 
@@ -50,7 +50,7 @@ def trim(
 ) -> tuple[Float[Array, "B N"], Int[Array, " B"]]:
     """Cuts off the silence at both ends of each recording; pauses within it stay.
 
-    Silent is a block of 16 ms (at 16 kHz) whose peak is more than `decibels` below the recording's. 64 ms of the
+    Silent is a block of 16 ms (at 16 kHz) whose peak is more than `decibels` below the recording's. 160 ms of the
     silence stay on each side. Digital silence, which has no peak, is left whole, and so is a row of length 0.
 
     Args:
