@@ -2,9 +2,10 @@
 
     dslstm crossval configs/robust.py --corpus.name emodb --corpus.root DIR --protocol speaker5 --workdir RUN
 
-BENCHMARKS.md has its scores. It is being worked on, and the values may change. The silence around the speech is cut
-off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and deviation, so that neither
-the level nor the channel of a recording counts; it therefore cannot stream, as configs/pretrained.py can.
+It is being worked on, and the values may change: BENCHMARKS.md has scores, and says of which values. The silence
+around the speech is cut off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and
+deviation, so that neither the level nor the channel of a recording counts; it therefore cannot stream, as
+configs/pretrained.py can.
 """
 
 from dslstm_jax.config import (

@@ -13,9 +13,11 @@ from tiny import FEATURES, tiny_config
 from dslstm_jax.config import Config, FeaturesConfig, ModelConfig, load_config
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
+from dslstm_jax.data.index import measure
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.data.resident import read_recordings
 from dslstm_jax.errors import ConfigError
+from dslstm_jax.features import trimming
 from dslstm_jax.features.trimming import BLOCK, MARGIN, trim, trim_recording
 from dslstm_jax.models.recognizer import average, forward, initialize
 from dslstm_jax.serving.predictor import Predictor
@@ -97,6 +99,21 @@ def test_no_gradient_comes_from_padding():
     gradient = jax.grad(lambda x: (trim(x, lengths, 35)[0] ** 2).sum())(waveforms)
     cut = trim_recording(speech(3000, 2000, 3000), 35)
     np.testing.assert_allclose(gradient[gradient != 0], 2 * cut[cut != 0])
+
+
+def test_lengths_are_measured_anew_where_another_version_cut_otherwise(corpus, tmp_path, monkeypatch):
+    config = tiny_config(corpus)
+    utterances = load_corpus(config.corpus).utterances[:3]
+
+    def lengths(decibels):
+        return measure(utterances, 16_000, 60, decibels, cache=tmp_path / "cache")
+
+    whole, cut, less = lengths(0.0), lengths(35.0), lengths(60.0)
+    assert all(a > b for a, b in zip(whole, cut, strict=True))
+    monkeypatch.setattr(trimming, "MARGIN", MARGIN + 3)
+    assert lengths(35.0) == [length + 6 * BLOCK for length in cut]
+    monkeypatch.undo()
+    assert (lengths(0.0), lengths(35.0), lengths(60.0)) == (whole, cut, less)
 
 
 @pytest.fixture

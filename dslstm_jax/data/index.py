@@ -13,14 +13,14 @@ import platformdirs
 from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.reading import READING_THREADS, read_utterance
 from dslstm_jax.errors import AudioError
-from dslstm_jax.features.trimming import trim_recording
+from dslstm_jax.features.trimming import trim_recording, trimming_rule
 
 INDEX_FILE = "index.sqlite"
 _KEEP_EVERY = 500
 """Recordings after which what was learned is safe from a kill."""
-_TABLE = """CREATE TABLE IF NOT EXISTS lengths
-(path BLOB, bytes INTEGER, modified INTEGER, sample_rate INTEGER, trim REAL, samples INTEGER, trimmed INTEGER,
-PRIMARY KEY (path, sample_rate, trim))"""
+_TABLE = """CREATE TABLE IF NOT EXISTS trimmed_recordings
+(path BLOB, bytes INTEGER, modified INTEGER, sample_rate INTEGER, rule TEXT, samples INTEGER, trimmed INTEGER,
+PRIMARY KEY (path, sample_rate, rule))"""
 
 
 class _Length(NamedTuple):
@@ -81,7 +81,7 @@ def measure(
             ):
                 lengths[place] = result
                 if (stamp := stamps[place]) and isinstance(result, _Length):
-                    learned.append((*stamp, sample_rate, trim, *result))
+                    learned.append((*stamp, sample_rate, trimming_rule(trim), *result))
                 if len(learned) == _KEEP_EVERY:
                     _keep(index, learned)
                     learned = []
@@ -100,15 +100,15 @@ def _known(
     if (record := utterance.record) is not None:
         whole = not trim and record.sample_rate == sample_rate
         return _Length(record.samples, record.samples) if whole else None
-    query = """SELECT samples, trimmed FROM lengths
-        WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ? AND trim = ?"""
-    row = index.execute(query, (*stamp, sample_rate, trim)).fetchone() if stamp else None
+    query = """SELECT samples, trimmed FROM trimmed_recordings
+        WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ? AND rule = ?"""
+    row = index.execute(query, (*stamp, sample_rate, trimming_rule(trim))).fetchone() if stamp else None
     return row and _Length(*row)
 
 
 def _keep(index: sqlite3.Connection, learned: Sequence[tuple[Any, ...]]) -> None:
     with contextlib.suppress(sqlite3.OperationalError), index:  # a full disk or a lock costs time later, not the run
-        index.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?, ?, ?, ?, ?)", learned)
+        index.executemany("INSERT OR REPLACE INTO trimmed_recordings VALUES (?, ?, ?, ?, ?, ?, ?)", learned)
 
 
 def _stamp(utterance: Utterance) -> tuple[bytes, int, int] | None:

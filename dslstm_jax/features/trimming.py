@@ -17,6 +17,11 @@ MARGIN = 10
 """Blocks that are kept on each side, for what begins and ends softly."""
 
 
+def trimming_rule(decibels: float) -> str:
+    """All that decides what is cut off, for who remembers lengths: another version may cut otherwise."""
+    return f"{decibels:g} dB, blocks of {BLOCK}, {MARGIN} kept" if decibels else ""
+
+
 def _loud_span(samples: Any, length: Any, decibels: float) -> tuple[Any, Any]:
     """Where to cut one recording, NumPy's or JAX's; in peaks and not in sums, which no two of them round alike.
 
