@@ -155,6 +155,13 @@ def test_time_that_is_not_stretched_is_exported(tmp_path):
 
 
 @pytest.mark.long
+def test_trimming_and_pitch_are_exported(tmp_path):
+    config = replace(tiny_config("unused"), model=replace(MODEL, spectrogram_branch="none"))
+    config = replace(config, features=replace(config.features, trim=3.0, pitch=True))
+    assert round_trip(config, tmp_path / "model.dslstm") <= 1e-6
+
+
+@pytest.mark.long
 def test_bfloat16_is_exported(tmp_path):
     config = replace(tiny_config("unused"), model=replace(MODEL, dtype="bfloat16"))
     assert round_trip(config, tmp_path / "model.dslstm") <= 1e-6
