@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from dslstm_jax.batching import row_by_row
 from dslstm_jax.config import FeaturesConfig, SpectrogramConfig
 from dslstm_jax.features.mel import mel_spectrogram, stretch
-from dslstm_jax.features.mfcc import mfcc
+from dslstm_jax.features.mfcc import frames_in, mfcc
 from dslstm_jax.features.pitch import COLUMNS as PITCH_COLUMNS
 from dslstm_jax.features.pitch import pitch
 from dslstm_jax.masking import length_mask, zero_padding
@@ -58,7 +58,7 @@ def extract_features(
 
 def blank_features(samples: int, config: FeaturesConfig) -> Features:
     """Zeros as `extract_features` shapes what it finds in one recording of so many samples."""
-    mfcc_frames = 1 + max(samples - config.mfcc.frame_length, 0) // config.mfcc.hop_length
+    mfcc_frames = frames_in(samples, config.mfcc)
     frames = [resolution.frames or 1 + samples // resolution.hop_length for resolution in config.spectrograms]
     return Features(
         jnp.zeros((1, mfcc_frames, 3 * (config.mfcc.cepstra + 1 + config.pitch * PITCH_COLUMNS))),

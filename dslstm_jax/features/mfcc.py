@@ -38,6 +38,11 @@ def _static(raw: Float[Array, "B T L"], config: MfccConfig, sample_rate: int) ->
     return jnp.concatenate([cepstra, energy], axis=-1)
 
 
+def frames_in(samples: int, config: MfccConfig) -> int:
+    """Frames of a row of so many samples, at least one."""
+    return 1 + max(samples - config.frame_length, 0) // config.hop_length
+
+
 def mfcc(
     waveforms: Float[Array, "B N"],
     lengths: Int[Array, " B"],
@@ -56,7 +61,7 @@ def mfcc(
     Returns:
       The features (39 columns by default), 0 at padded frames, and the number of frames of each waveform.
     """
-    frames = 1 + max(waveforms.shape[1] - config.frame_length, 0) // config.hop_length
+    frames = frames_in(waveforms.shape[1], config)
     counts = whole_frames(lengths, config.frame_length, config.hop_length)
     framing = signal.Framing(config.frame_length, config.hop_length, frames)
     static_of = partial(_static, config=config, sample_rate=sample_rate)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import MfccConfig
 from dslstm_jax.features import signal
-from dslstm_jax.features.mfcc import with_derivatives
+from dslstm_jax.features.mfcc import frames_in, with_derivatives
 from dslstm_jax.masking import length_mask, whole_frames, zero_padding
 
 COLUMNS = 2
@@ -26,9 +26,9 @@ FLOOR = 1.0
 """Level of noise, in 16-bit sample values, that is taken to be everywhere: digital silence is not periodic."""
 
 
-def window_length(config: MfccConfig) -> int:
-    """Samples of the window around the middle of a frame: two frames, 50 ms at the defaults."""
-    return 2 * config.frame_length
+def beside(config: MfccConfig) -> int:
+    """Samples that the window has more than the frame on each side: two frames in all, 50 ms at the defaults."""
+    return config.frame_length // 2
 
 
 def pitch(
@@ -54,9 +54,9 @@ def pitch(
     Returns:
       The features, 0 at padded frames, and the number of frames of each waveform.
     """
-    size, frames = window_length(config), 1 + max(waveforms.shape[1] - config.frame_length, 0) // config.hop_length
+    size, frames = config.frame_length + 2 * beside(config), frames_in(waveforms.shape[1], config)
     counts = whole_frames(lengths, config.frame_length, config.hop_length)
-    framing = signal.Framing(size, config.hop_length, frames, before=config.frame_length // 2)
+    framing = signal.Framing(size, config.hop_length, frames, before=beside(config))
     static = signal.over_frames(partial(_of_windows, sample_rate=sample_rate), framing, waveforms, lengths)
     features = with_derivatives(zero_padding(static, length_mask(counts, frames)), counts, config.delta_window)
     return features, counts

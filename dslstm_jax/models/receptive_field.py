@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from dslstm_jax.config import Config, SpectrogramConfig
 from dslstm_jax.convolution import block_reach
+from dslstm_jax.features.pitch import beside
 from dslstm_jax.models.branches import ALIGNED, shortest_recording
 
 
@@ -47,9 +48,9 @@ def receptive_fields(config: Config) -> tuple[ReceptiveField, ...]:
     if model.mfcc_branch:
         mfcc = features.mfcc
         accelerations = 2 * mfcc.delta_window * mfcc.hop_length
-        beside = mfcc.frame_length // 2 if features.pitch else 0  # the window of the pitch is so much longer
-        after = accelerations + mfcc.frame_length + beside
-        fields.append(ReceptiveField(mfcc.hop_length, accelerations + beside, after))
+        more = beside(mfcc) if features.pitch else 0
+        after = accelerations + mfcc.frame_length + more
+        fields.append(ReceptiveField(mfcc.hop_length, accelerations + more, after))
     return tuple(fields)
 
 

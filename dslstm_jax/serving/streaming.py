@@ -44,7 +44,7 @@ def check_causal(config: Config) -> None:
     if model.spectrogram_branch != "none" and any(frames):
         raise ConfigError(
             f"features.spectrograms: frames are {frames}, and stretching needs the whole recording; to stream they "
-            "must be 0: train a model with that, as configs/robust.py does"
+            "must be 0: train a model with that, as configs/pretrained.py does"
         )
     if config.features.trim:
         raise ConfigError(
