@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "dslstm_jax"
 ROOMS = [
     ["errors"],
     ["files"],
+    ["programs"],
     ["progress"],
     ["config_checks"],
     ["config"],

@@ -15,7 +15,7 @@ import dslstm_jax
 from dslstm_jax.data.pipeline import pad_waveforms
 from dslstm_jax.errors import AudioError, RunError
 from dslstm_jax.serving import predictor as predictor_module
-from dslstm_jax.serving.predictor import GROUP, Prediction, Predictor, keep_programs, predict
+from dslstm_jax.serving.predictor import GROUP, Prediction, Predictor, predict
 
 
 @pytest.fixture(scope="module")
@@ -244,31 +244,3 @@ def test_a_missing_model_is_one_clear_error(tmp_path):
 def test_the_package_names_what_it_lacks():
     with pytest.raises(AttributeError, match="no attribute 'perdict'"):
         _ = dslstm_jax.perdict
-
-
-@pytest.fixture
-def cache_settings():
-    names = [f"jax_{name}" for name in ("compilation_cache_dir", *(f"persistent_cache_min_{n}" for n in MINIMA))]
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-MINIMA = ("compile_time_secs", "entry_size_bytes")
-
-
-@pytest.mark.usefixtures("cache_settings")
-def test_programs_are_kept_where_the_user_said_or_in_the_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "elsewhere"))
-    keep_programs()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "elsewhere")
-    jax.config.update("jax_compilation_cache_dir", None)
-    keep_programs()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "dslstm_jax" / "programs")
-    jax.config.update("jax_compilation_cache_dir", None)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    keep_programs()
-    assert jax.config.jax_compilation_cache_dir is None

@@ -57,9 +57,10 @@ def predict_files(arguments: Predict) -> int:
     """dslstm predict"""
     format_name = _check(arguments)
     from dslstm_jax.files import make_folder, whole_file
+    from dslstm_jax.programs import keep_programs
     from dslstm_jax.serving.formats import FORMATS
     from dslstm_jax.serving.job import answer_and_keep, job_identity, read_kept
-    from dslstm_jax.serving.predictor import keep_programs, load
+    from dslstm_jax.serving.predictor import load
 
     keep_programs()
     predictor = load(arguments.model)

@@ -112,8 +112,10 @@ def _stopped(console: "Console", resumed: bool) -> int:
 
 def train(arguments: Train) -> int:
     """dslstm train"""
+    from dslstm_jax.programs import keep_programs
     from dslstm_jax.training.parallel import joined_processes
 
+    keep_programs()
     with joined_processes(arguments.parallel):
         return _train(arguments)
 
@@ -168,8 +170,10 @@ def crossval(arguments: Crossval) -> int:
     from dslstm_jax.evaluation.crossval import crossvalidate
     from dslstm_jax.evaluation.crossval_report import format_summary
     from dslstm_jax.models.recognizer import variable_shapes
+    from dslstm_jax.programs import keep_programs
     from dslstm_jax.training.parallel import joined_processes, make_parallel
 
+    keep_programs()
     if arguments.seeds < 1:
         raise ConfigError(f"seeds is {arguments.seeds}; it must be at least 1")
     config = arguments.config
@@ -220,9 +224,11 @@ def evaluate_run(arguments: Evaluate) -> int:
     """dslstm evaluate"""
     from dslstm_jax.data.folds import describe
     from dslstm_jax.evaluation.evaluate import evaluate
+    from dslstm_jax.programs import keep_programs
     from dslstm_jax.training.parallel import make_parallel
     from dslstm_jax.training.run import check_resumable, open_run
 
+    keep_programs()
     run = open_run(arguments.run)
     dataset = read_dataset(run.config)
     check_resumable(run, run.config, dataset.corpus.labels, describe(dataset.corpus.utterances, dataset.split))

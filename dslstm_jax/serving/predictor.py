@@ -12,7 +12,6 @@ from typing import TypeVar
 import jax
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config
@@ -319,21 +318,6 @@ def _groups(sounds: Iterable[Sound], most: int) -> Iterator[list[Sound]]:
             group = []
     if group:
         yield group
-
-
-def keep_programs() -> None:
-    """Compiled programs are kept in the user's cache folder for later processes, unless JAX was told of a place
-    (JAX_COMPILATION_CACHE_DIR) or no folder can be made there."""
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
-        return
-    folder = platformdirs.user_cache_path("dslstm_jax") / "programs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def load(run: str | Path | None = None) -> Predictor:
