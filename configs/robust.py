@@ -4,8 +4,8 @@
 
 It is being worked on, and the values may change: BENCHMARKS.md has scores, and says of which values. The silence
 around the speech is cut off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and
-deviation, so that neither the level nor the channel of a recording counts; it therefore cannot stream, as
-configs/pretrained.py can.
+deviation, so that neither the level nor the channel of a recording counts, and the recurrences run both ways; it
+therefore cannot stream, as configs/pretrained.py can.
 """
 
 from dslstm_jax.config import (
@@ -21,7 +21,7 @@ from dslstm_jax.config import (
 
 config = Config(
     data=DataConfig(max_lengths=3),
-    augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=2, time_masks=2),
+    augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.15, frequency_masks=2, time_masks=2, mixup=0.2),
     features=FeaturesConfig(
         trim=35.0,
         pitch=True,
@@ -32,16 +32,17 @@ config = Config(
         ),
     ),
     model=ModelConfig(
-        channels=(8, 16),
+        channels=(16, 32, 32),
         hidden=64,
         mfcc_hidden=64,
         dropout=0.3,
         normalize="utterance",
         pooling="attention",
         recurrent_norm="none",
+        bidirectional=True,
     ),
     training=TrainingConfig(
-        epochs=60,
+        epochs=50,
         batch_size=16,
         learning_rate=2e-3,
         schedule="cosine",

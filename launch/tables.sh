@@ -19,6 +19,9 @@ ravdess_recipe ravdess configs/robust.py $actors
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none
 ravdess_recipe_ds_lstm ravdess configs/robust.py $actors --model.no-mfcc-branch
 ravdess_recipe_random10 ravdess configs/robust.py --protocol random10 --crossval.choose last --seeds 1
+without_third_layer emodb configs/robust.py $unseen --model.channels 16 32
+without_second_direction emodb configs/robust.py $unseen --model.no-bidirectional
+without_mixup emodb configs/robust.py $unseen --augmentation.mixup 0
 without_speed emodb configs/robust.py $unseen --augmentation.speed 0
 without_noise emodb configs/robust.py $unseen --augmentation.noise 0
 without_masks emodb configs/robust.py $unseen --augmentation.frequency-masks 0 --augmentation.time-masks 0
@@ -33,7 +36,7 @@ without_smoothing emodb configs/robust.py $unseen --training.label-smoothing 0
 without_class_weights emodb configs/robust.py $unseen --training.class-weights none
 without_weight_decay emodb configs/robust.py $unseen --training.weight-decay 0
 without_average emodb configs/robust.py $unseen --training.ema-decay 0
-without_cosine emodb configs/robust.py $unseen --training.schedule halve --training.halve-after 20 40 --training.warmup 0
+without_cosine emodb configs/robust.py $unseen --training.schedule halve --training.halve-after 15 30 --training.warmup 0
 END
   for row in m_lstm cnn_lstm_512 cnn_lstm_1024 cnn_lstm_both cnn_lstm_512_plus_m_lstm cnn_lstm_both_plus_m_lstm m_ds_lstm \
     dual_level; do

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from trees import real_data
 
 import dslstm_jax
+from dslstm_jax.config import load_config
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.folds import make_folds
 from dslstm_jax.serving.predictor import BUNDLED
@@ -25,6 +27,10 @@ def test_it_is_small_and_knows_four_emotions(predictor):
     assert BUNDLED.stat().st_size <= 5_000_000
     assert set(predictor.labels) == {"happy", "neutral", "angry", "sad"}
     assert f"{sum(leaf.size for leaf in _leaves(predictor.variables['params'])):_}".replace("_", " ") in CARD
+
+
+def test_its_config_is_the_one_that_says_so(predictor):
+    assert predictor.config == load_config(str(Path(__file__).parents[1] / "configs" / "pretrained.py"))
 
 
 def _leaves(tree):
