@@ -21,7 +21,7 @@ from dslstm_jax.config import (
 
 config = Config(
     data=DataConfig(max_lengths=3),
-    augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.15, frequency_masks=2, time_masks=2, mixup=0.2),
+    augmentation=AugmentationConfig(noise=0.5, gain=6.0, speed=0.15, mixup=0.2),
     features=FeaturesConfig(
         trim=35.0,
         pitch=True,

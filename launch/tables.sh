@@ -24,7 +24,7 @@ without_second_direction emodb configs/robust.py $unseen --model.no-bidirectiona
 without_mixup emodb configs/robust.py $unseen --augmentation.mixup 0
 without_speed emodb configs/robust.py $unseen --augmentation.speed 0
 without_noise emodb configs/robust.py $unseen --augmentation.noise 0
-without_masks emodb configs/robust.py $unseen --augmentation.frequency-masks 0 --augmentation.time-masks 0
+with_masks emodb configs/robust.py $unseen --augmentation.frequency-masks 2 --augmentation.time-masks 2
 without_gain emodb configs/robust.py $unseen --augmentation.gain 0
 without_trim emodb configs/robust.py $unseen --features.trim 0
 without_pitch emodb configs/robust.py $unseen --features.no-pitch
