@@ -20,7 +20,7 @@ config = replace(
         label_map=("calm=neutral",),
         labels=("happy", "neutral", "angry", "sad"),
     ),
-    augmentation=replace(robust.augmentation, speed=0.1, mixup=0.0),
+    augmentation=replace(robust.augmentation, speed=0.1, frequency_masks=2, time_masks=2, mixup=0.0),
     features=replace(robust.features, trim=0.0, pitch=False),
     model=replace(robust.model, channels=(8, 16), normalize="corpus", bidirectional=False),
     training=replace(robust.training, epochs=30, learning_rate=1.5e-3),
