@@ -5,7 +5,8 @@
 It is being worked on, and the values may change: BENCHMARKS.md has scores, and says of which values. The silence
 around the speech is cut off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and
 deviation, so that neither the level nor the channel of a recording counts, and the recurrences run both ways; it
-therefore cannot stream, as configs/pretrained.py can.
+therefore cannot stream, as configs/pretrained.py can. The spectrograms are not masked: under masks their CNN learns
+too little.
 """
 
 from dslstm_jax.config import (
