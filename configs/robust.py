@@ -7,7 +7,13 @@ around the speech is cut off, and the pitch stands beside the MFCC. Each utteran
 deviation, so that neither the level nor the channel of a recording counts, and the recurrences run both ways; it
 therefore cannot stream, as configs/pretrained.py can. The spectrograms are not masked: under masks their CNN learns
 too little.
+
+configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
+then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
+last epoch counts, and nothing is held back to choose another.
 """
+
+from dataclasses import replace
 
 from dslstm_jax.config import (
     AugmentationConfig,
@@ -17,6 +23,7 @@ from dslstm_jax.config import (
     MfccConfig,
     ModelConfig,
     SpectrogramConfig,
+    SplitConfig,
     TrainingConfig,
 )
 
@@ -55,4 +62,12 @@ config = Config(
         ema_decay=0.95,
         choose_over=5,
     ),
+)
+
+known_speakers = replace(
+    config,
+    split=SplitConfig(protocol="random10", validation=False),
+    augmentation=replace(config.augmentation, gain=0.0, speed=0.05),
+    model=replace(config.model, normalize="corpus"),
+    training=replace(config.training, choose="last"),
 )

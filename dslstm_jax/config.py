@@ -75,6 +75,9 @@ class SplitConfig:
     `corpus` takes it from the other corpora."""
     seed: int = 0
     """Deals speakers or utterances to the folds."""
+    validation: bool = True
+    """Holds a validation set back. Off: it trains too, so that nothing can choose the epoch (training.choose must be
+    last) and no temperature is fitted."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ emodb_recipe_ds_lstm emodb configs/robust.py $unseen --model.no-mfcc-branch
 ravdess_recipe ravdess configs/robust.py $actors
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none
 ravdess_recipe_ds_lstm ravdess configs/robust.py $actors --model.no-mfcc-branch
-ravdess_recipe_random10 ravdess configs/robust.py --protocol random10 --crossval.choose last --seeds 1
+ravdess_recipe_random10 ravdess configs/robust.py:known_speakers --protocol random10 --seeds 1
 without_third_layer emodb configs/robust.py $unseen --model.channels 16 32
 without_second_direction emodb configs/robust.py $unseen --model.no-bidirectional
 without_mixup emodb configs/robust.py $unseen --augmentation.mixup 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dslstm_jax.config import TrainingConfig
+from dslstm_jax.config import Config, SplitConfig, TrainingConfig
 from dslstm_jax.training.choice import describe_choice, score
 
 RECORDS = [
@@ -31,6 +31,11 @@ def test_the_test_chooses_where_it_is_told_to():
     assert best(TrainingConfig(choose="test-best")) == 1
 
 
+def test_the_last_epoch_is_the_best_one_where_it_is_asked_for():
+    assert best(TrainingConfig(choose="last")) == 4
+    assert best(TrainingConfig(choose="last", choose_over=3)) == 4
+
+
 @pytest.mark.parametrize(
     ("training", "words"),
     [
@@ -41,4 +46,11 @@ def test_the_test_chooses_where_it_is_told_to():
     ],
 )
 def test_the_rule_is_said(training, words):
-    assert describe_choice(training) == words
+    assert describe_choice(Config(training=training)) == words
+
+
+def test_the_last_epoch_needs_no_validation():
+    training = TrainingConfig(choose="last")
+    assert score([{"epoch": 7}], training) == 7
+    said = describe_choice(Config(split=SplitConfig(validation=False), training=training))
+    assert said == "last epoch, nothing held back for validation"

@@ -235,6 +235,33 @@ def test_the_last_epoch_can_be_chosen(config, crossed, tmp_path):
     assert "validation UA" not in report
 
 
+def test_nothing_need_be_held_back_for_validation(config, crossed, tmp_path, capsys):
+    free = ("--split.no-validation", "--seeds", "1")
+    assert crossval(config, tmp_path / "run", *free) == 2
+    assert "set training.choose to last" in capsys.readouterr().err
+    assert crossval(config, tmp_path / "run", *free, "--training.choose", "last") == 0
+    assert "validation loss" not in capsys.readouterr().out
+    ours, theirs = results_of(tmp_path / "run"), results_of(crossed)
+    assert ours["chosen"] == "last epoch, nothing held back for validation"
+    for own, other in zip(ours["folds"], theirs["folds"], strict=True):
+        assert own["validation"]["utterances"] == 0
+        assert own["train"]["utterances"] == other["train"]["utterances"] + other["validation"]["utterances"] == 32
+        assert own["test"] == other["test"]
+    assert ours["calibrated_error"]["mean"] == pytest.approx(ours["calibration_error"]["mean"])
+    report = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "No temperature." in report
+    assert "with temperature" not in report
+    run = open_run(tmp_path / "run" / "fold0_seed0")
+    assert not run.calibration.exists()
+    assert all("train_ua" in record and "validation_ua" not in record for record in run.read_records())
+    assert load_best(run)[1] == 2
+    assert main(["evaluate", str(run.path), "--split", "validation"]) != 0
+    assert "held nothing back for validation" in capsys.readouterr().err
+    assert crossval(config, tmp_path / "vmap", *free, "--training.choose", "last", "--crossval.vmap") == 0
+    together = results_of(tmp_path / "vmap")["predictions"]["probabilities"]
+    np.testing.assert_allclose(together, ours["predictions"]["probabilities"], atol=2e-3)
+
+
 def test_where_the_test_chooses_it_is_called_peeking_everywhere(config, tmp_path, capsys):
     flags = ["--crossval.choose", "test-best", "--seeds", "1", "--training.epochs", "3"]
     assert crossval(config, tmp_path / "run", *flags) == 0

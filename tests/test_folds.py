@@ -285,6 +285,19 @@ def test_disjointness_is_checked_between_all_sides() -> None:
     check_disjoint(nameless, Split((0,), (1,), (2,)))
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_would_validate_can_train(protocol: str) -> None:
+    utterances = speak(speakers(10), sessions=5)
+    for held, free in zip(
+        make_folds(utterances, protocol, seed=3),
+        make_folds(utterances, protocol, seed=3, validation=False),
+        strict=True,
+    ):
+        assert free.test == held.test
+        assert free.validation == () != held.validation
+        assert list(free.train) == sorted({*held.train, *held.validation})
+
+
 def test_choosing_a_fold() -> None:
     folds = make_folds(speak(UNEVEN), "speaker5", seed=0)
     assert choose_fold(folds, 4) is folds[4]

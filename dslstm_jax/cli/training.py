@@ -147,13 +147,16 @@ def _train(arguments: Train) -> int:
     parallel.wait("run folder made")
     run = open_run(arguments.workdir)
     for side, part in folds.items():
+        if not part["utterances"]:
+            continue
         speakers = f" of speakers {', '.join(part['speakers'])}" if part["speakers"] else ""
         console.print(f"{side}: {len(part['utterances'])} utterances{speakers}", highlight=False, soft_wrap=True)
     if not fit(run, dataset, parallel=parallel, console=console):
         return _stopped(console, arguments.resume)
     result = evaluate(run, dataset, "test", parallel)
     temperature = calibrate(run, dataset, parallel)
-    console.print(f"temperature {temperature:.2f}, fitted on validation", highlight=False)
+    fitted = "no temperature" if temperature is None else f"temperature {temperature:.2f}, fitted on validation"
+    console.print(fitted, highlight=False)
     if parallel.leads:
         print(f"run folder: {run.path}")
         example = corpus.utterances[split.test[0]]

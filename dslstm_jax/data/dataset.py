@@ -52,7 +52,9 @@ def make_dataset(
 
 
 def _deal(corpus: Corpus, config: Config) -> Split:
-    return choose_fold(make_folds(corpus.utterances, config.split.protocol, config.split.seed), config.split.fold)
+    split = config.split
+    folds = make_folds(corpus.utterances, split.protocol, split.seed, validation=split.validation)
+    return choose_fold(folds, split.fold)
 
 
 def _leave_out(corpus: Corpus, measured: list[int | AudioError], errors: list[AudioError], on_error: str) -> Corpus:

@@ -31,10 +31,11 @@ class Split:
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
+    """Empty where nothing is held back for it."""
     test: tuple[int, ...]
 
 
-def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> list[Split]:
+def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int, *, validation: bool = True) -> list[Split]:
     """Divides the utterances into groups; in fold k group k is the test, group k + 1 validation, the rest train.
 
     Args:
@@ -46,6 +47,7 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> lis
         `ravdess-actors5`. It names the speakers of each fold, and all others train:
         `{"source": "...", "folds": [{"test": ["02", ...], "validation": ["03", ...]}, ...]}`.
       seed: deals speakers or utterances to the groups; plays no part in `speaker`, `session` and fold files.
+      validation: False lets what would validate train; the tests stay the same.
 
     Returns:
       One Split per group, or per fold of the file. Every label is in the training part of each; but for randomK no
@@ -55,27 +57,8 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> lis
       CorpusError: an unknown protocol, a fold file that cannot be read or does not fit the corpus, or a corpus that
         cannot be split so; the message says what to do instead.
     """
-    kind, folds = _parse(protocol)
-    _check_listing(utterances)
-    if kind == "random":
-        _check_counts(utterances, protocol, least=folds)
-        return _rotate(_deal_utterances(utterances, folds, seed))
-    unit = kind if kind == "session" else "speaker"
-    members = _members(utterances, unit)
-    if kind == "file":
-        splits, mend = _splits_of_file(members, protocol), "let one of them train or "
-    elif kind == "corpus":
-        splits = _leave_corpora_out(utterances, members, seed)
-        mend = "rename it to one that the others have (--corpus.label-map) or "
-    else:
-        _check_groups(members, kind, protocol, folds)
-        _check_counts(utterances, protocol, least=2)
-        splits = _rotate(_deal_speakers(utterances, members, folds, seed) if folds else _in_name_order(members))
-        mend = "try another --split.seed or " if folds else ""
-    for number, split in enumerate(splits):
-        check_disjoint(utterances, split)
-        _check_training_labels(utterances, split, unit, f"fold {number} of {protocol}", mend)
-    return splits
+    splits = _make_folds(utterances, protocol, seed)
+    return splits if validation else [Split(tuple(sorted(s.train + s.validation)), (), s.test) for s in splits]
 
 
 def check_disjoint(utterances: Sequence[Utterance], split: Split) -> None:
@@ -122,6 +105,30 @@ def describe(utterances: Sequence[Utterance], split: Split) -> dict[str, Any]:
         }
 
     return {name: side(getattr(split, name)) for name in SIDES}
+
+
+def _make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> list[Split]:
+    kind, folds = _parse(protocol)
+    _check_listing(utterances)
+    if kind == "random":
+        _check_counts(utterances, protocol, least=folds)
+        return _rotate(_deal_utterances(utterances, folds, seed))
+    unit = kind if kind == "session" else "speaker"
+    members = _members(utterances, unit)
+    if kind == "file":
+        splits, mend = _splits_of_file(members, protocol), "let one of them train or "
+    elif kind == "corpus":
+        splits = _leave_corpora_out(utterances, members, seed)
+        mend = "rename it to one that the others have (--corpus.label-map) or "
+    else:
+        _check_groups(members, kind, protocol, folds)
+        _check_counts(utterances, protocol, least=2)
+        splits = _rotate(_deal_speakers(utterances, members, folds, seed) if folds else _in_name_order(members))
+        mend = "try another --split.seed or " if folds else ""
+    for number, split in enumerate(splits):
+        check_disjoint(utterances, split)
+        _check_training_labels(utterances, split, unit, f"fold {number} of {protocol}", mend)
+    return splits
 
 
 def _parse(protocol: str) -> tuple[str, int]:

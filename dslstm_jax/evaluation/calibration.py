@@ -55,7 +55,7 @@ def negative_log_likelihood(probabilities: Float[np.ndarray, "N C"], truths: Int
     return float(-_log(probabilities)[np.arange(len(truths)), truths].mean())
 
 
-def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float:
+def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float | None:
     """Fits the temperature of the run's chosen epoch on its validation side, and writes calibration.json.
 
     Args:
@@ -64,11 +64,14 @@ def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float:
       parallel: the devices.
 
     Returns:
-      The temperature, by which `dslstm_jax.load` divides the logits.
+      The temperature, by which `dslstm_jax.load` divides the logits; None, and no file, where nothing was held back
+      for validation.
 
     Raises:
       RunError: there is no usable checkpoint, or the file cannot be written.
     """
+    if not dataset.split.validation:
+        return None
     result = evaluate(run, dataset, "validation", parallel)
     temperature = fit_temperature(result.probabilities, result.truths)
     sides = {"before": result.probabilities, "after": with_temperature(result.probabilities, temperature)}

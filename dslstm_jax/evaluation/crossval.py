@@ -92,7 +92,8 @@ def crossvalidate(
       RunError: the folder holds something else, or a run failed; the message names it.
       CorpusError: the protocol does not fit the corpus.
     """
-    splits = make_folds(dataset.corpus.utterances, config.split.protocol, config.split.seed)
+    split = config.split
+    splits = make_folds(dataset.corpus.utterances, split.protocol, split.seed, validation=split.validation)
     jobs = [
         _job(path, config, dataset, split, fold, config.training.seed + seed)
         for fold, split in enumerate(splits)
@@ -218,10 +219,10 @@ def _test(job: _Job, run: Run, display: Display, parallel: Parallel) -> None:
     parallel.wait(f"predictions of {job.path.name}")
 
 
-def _write_predictions(job: _Job, result: Evaluation, temperature: float) -> None:
+def _write_predictions(job: _Job, result: Evaluation, temperature: float | None) -> None:
     predictions = {
         "epoch": result.epoch,
-        "temperature": temperature,
+        "temperature": 1.0 if temperature is None else temperature,
         "labels": list(result.labels),
         "paths": job.folds["test"]["utterances"],
         "probabilities": np.round(result.probabilities.astype(np.float64), 7).tolist(),

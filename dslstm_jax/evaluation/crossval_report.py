@@ -101,8 +101,8 @@ def _report(results: Mapping[str, Any], title: str, protocol: str) -> list[str]:
         f"A fold's figures are means over the seeds {', '.join(map(str, results['seeds']))}. Pooled: {names} of the "
         f"predictions of all folds together; the intervals are theirs, by {RESAMPLES} bootstrap resamples.",
         "",
-        f"Calibration error (ECE, {BINS} bins): {_describe_calibration(results)}. The temperature is fitted on each "
-        "run's validation side.",
+        f"Calibration error (ECE, {BINS} bins): {_describe_calibration(results, folds)}. "
+        + ("The temperature is fitted on each run's validation side." if _validated(folds) else "No temperature."),
         "",
         *(_report_ensemble(results["ensemble"], folds) if results["ensemble"] else []),
         "| class | utterances | recall |",
@@ -141,15 +141,20 @@ def _report_ensemble(ensemble: Mapping[str, Any], folds: Sequence[Mapping[str, A
         *_table(ensemble["name"], ensemble["figures"], folds),
         "",
         "The ensemble is one predictor: the mean of the probabilities that the runs of all seeds give an utterance. "
-        f"Its calibration error: {_describe_calibration(ensemble)}.",
+        f"Its calibration error: {_describe_calibration(ensemble, folds)}.",
         "",
     ]
 
 
-def _describe_calibration(found: Mapping[str, Any]) -> str:
+def _validated(folds: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether utterances were held back for validation."""
+    return any(fold["validation"]["utterances"] for fold in folds)
+
+
+def _describe_calibration(found: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> str:
     """Such as "8.1 %, and 3.2 % with temperature"."""
     raw, calibrated = (format_percent(found[name]["mean"]) for name in ("calibration_error", "calibrated_error"))
-    return f"{raw}, and {calibrated} with temperature"
+    return f"{raw}, and {calibrated} with temperature" if _validated(folds) else raw
 
 
 def _report_groups(kind: str, groups: Mapping[str, Any], labels: Sequence[str]) -> list[str]:

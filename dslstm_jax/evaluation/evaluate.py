@@ -13,6 +13,7 @@ from dslstm_jax.config import Config
 from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
+from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.report import write_report
 from dslstm_jax.training.checkpoint import load_best
 from dslstm_jax.training.choice import describe_choice
@@ -70,7 +71,7 @@ class Evaluation:
 
 def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
-    config, choice = run.config.split, describe_choice(run.config.training)
+    config, choice = run.config.split, describe_choice(run.config)
     dealt = re.fullmatch(r"(speaker|random)[0-9]+|corpus", config.protocol)  # the others do not use the seed
     seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
@@ -99,12 +100,14 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
       parallel: the devices.
 
     Raises:
-      RunError: there is no usable checkpoint.
+      RunError: there is no usable checkpoint, or no utterance on that side.
       AudioError: a recording cannot be decoded.
     """
     config = run.config
-    variables, epoch = load_best(run)
     members = getattr(dataset.split, side)
+    if not members:
+        raise RunError(f"{run.path} held nothing back for {side} (split.validation is off); evaluate train or test")
+    variables, epoch = load_best(run)
     batch_size = config.training.evaluation_batch_size
     loader = make_loader(dataset, members, config, batch_size, len(parallel.devices))
     predict, variables = _predict_step(parallel, program_config(config)), parallel.spread(variables)

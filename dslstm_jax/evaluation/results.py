@@ -193,7 +193,7 @@ def summarize(
         "corpus": corpus.name,
         "protocol": config.split.protocol,
         "choose": config.training.choose,
-        "chosen": describe_choice(config.training),
+        "chosen": describe_choice(config),
         "labels": list(corpus.labels),
         "seeds": seeds,
         **_figures(predictions, predictions.calibrated),

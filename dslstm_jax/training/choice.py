@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from dslstm_jax.config import TrainingConfig
+from dslstm_jax.config import Config, TrainingConfig
 from dslstm_jax.training.run import Record
 
-FIGURES = {"validation-best": "validation_ua", "last": "validation_ua", "test-best": "test_ua"}
+FIGURES = {"validation-best": "validation_ua", "last": "epoch", "test-best": "test_ua"}
 """Of an epoch's record, what training.choose looks at."""
 
 
@@ -15,8 +15,12 @@ def score(records: Sequence[Record], training: TrainingConfig) -> float:
     return fmean(record[FIGURES[training.choose]] for record in records[-training.choose_over :])
 
 
-def describe_choice(training: TrainingConfig) -> str:
-    """Which epoch is used, for reports."""
+def describe_choice(config: Config) -> str:
+    """Which epoch is used, for reports; and that nothing validated, where that is so."""
+    return _describe(config.training) + ("" if config.split.validation else ", nothing held back for validation")
+
+
+def _describe(training: TrainingConfig) -> str:
     if training.choose == "last":
         return "last epoch"
     mean = f", mean of {training.choose_over} epochs" if training.choose_over > 1 else ""

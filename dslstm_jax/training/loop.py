@@ -126,11 +126,13 @@ def figures(totals: Totals, part: str) -> dict[str, float]:
 
 
 def _describe(record: Record, epochs: int) -> str:
-    return (
-        f"epoch {record['epoch']}/{epochs}  "
-        f"train loss {record['train_loss']:.3f} WA {record['train_wa']:.3f} UA {record['train_ua']:.3f}  "
-        f"validation loss {record['validation_loss']:.3f} WA {record['validation_wa']:.3f} "
-        f"UA {record['validation_ua']:.3f}  {record['utterances_per_second']:.1f} utterances/s"
+    sides = [
+        f"{side} loss {record[f'{side}_loss']:.3f} WA {record[f'{side}_wa']:.3f} UA {record[f'{side}_ua']:.3f}"
+        for side in ("train", "validation")
+        if f"{side}_loss" in record
+    ]
+    return "  ".join(
+        [f"epoch {record['epoch']}/{epochs}", *sides, f"{record['utterances_per_second']:.1f} utterances/s"]
     )
 
 
@@ -244,6 +246,7 @@ def course(
     sides = {
         side: make_loader(dataset, getattr(dataset.split, side), config, training.evaluation_batch_size, devices)
         for side in examined_sides
+        if getattr(dataset.split, side)
     }
     display.tell(_describe_batches(train))
 
