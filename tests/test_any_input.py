@@ -130,6 +130,7 @@ def test_any_bytes_as_a_file(predictor, tmp_path, capfd):
 
 USUAL_TYPES = st.sampled_from(["float32", "float64", "int16", "int8", "int32", "uint8"])
 TYPES = st.sampled_from(["int64", "uint64", "float16", "bool", "complex64", "O", "U3", "V4", ">f4", "M8[s]"])
+USUAL_SHAPES = st.one_of(st.tuples(st.integers(800, 1_500)), st.tuples(st.integers(800, 1_500), st.integers(1, 2)))
 SHAPES = st.one_of(
     st.tuples(st.integers(0, 1_500)),
     st.tuples(st.integers(0, 800), st.integers(0, 3)),
@@ -145,7 +146,8 @@ def any_samples(draw: st.DrawFn) -> object:
         )
     generator = np.random.default_rng(draw(st.integers(0, 9)))
     usual = draw(st.booleans())  # else too few cases would reach the model
-    shape, dtype = draw(SHAPES), np.dtype(draw(USUAL_TYPES if usual else TYPES))
+    shape = draw(st.one_of(USUAL_SHAPES, SHAPES) if usual else SHAPES)
+    dtype = np.dtype(draw(USUAL_TYPES if usual else TYPES))
     scale = 0.5 if usual else draw(st.sampled_from([0.5, 0.0, 1e-30, 20.0, 1e4, 1e38, 1e300]))
     values = scale * generator.uniform(-1, 1, shape)
     if values.size and not usual and draw(st.booleans()):
