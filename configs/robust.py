@@ -4,9 +4,9 @@
 
 It is being worked on, and the values may change: BENCHMARKS.md has scores, and says of which values. The silence
 around the speech is cut off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and
-deviation, so that neither the level nor the channel of a recording counts; a second branch over the MFCC hears them as
-they are, and errs elsewhere. The recurrences run both ways; it therefore cannot stream, as configs/pretrained.py can.
-The spectrograms are not masked: under masks their CNN learns too little.
+deviation, so that neither the level nor the channel of a recording counts; a second branch over the MFCC reads them
+as they are, and errs elsewhere. The recurrences run both ways; it therefore cannot stream, as configs/pretrained.py
+can. The spectrograms are not masked: under masks their CNN learns too little.
 
 configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
 then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
