@@ -22,13 +22,6 @@ config = replace(
     ),
     augmentation=replace(robust.augmentation, speed=0.1, frequency_masks=2, time_masks=2, mixup=0.0),
     features=replace(robust.features, trim=0.0, pitch=False),
-    model=replace(
-        robust.model,
-        channels=(8, 16),
-        normalize="corpus",
-        mfcc_normalize=(),
-        spectrogram_weight=0.5,
-        bidirectional=False,
-    ),
+    model=replace(robust.model, channels=(8, 16), normalize="corpus", bidirectional=False),
     training=replace(robust.training, epochs=30, learning_rate=1.5e-3),
 )

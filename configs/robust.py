@@ -4,9 +4,9 @@
 
 It is being worked on, and the values may change: BENCHMARKS.md has scores, and says of which values. The silence
 around the speech is cut off, and the pitch stands beside the MFCC. Each utterance is normalized by its own mean and
-deviation, so that neither the level nor the channel of a recording counts; a second branch over the MFCC reads them
-as they are, and errs elsewhere. The recurrences run both ways; it therefore cannot stream, as configs/pretrained.py
-can. The spectrograms are not masked: under masks their CNN learns too little.
+deviation, so that neither the level nor the channel of a recording counts, and the recurrences run both ways; it
+therefore cannot stream, as configs/pretrained.py can. The spectrograms are not masked: under masks their CNN learns
+too little.
 
 configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
 then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
@@ -45,8 +45,6 @@ config = Config(
         mfcc_hidden=64,
         dropout=0.3,
         normalize="utterance",
-        mfcc_normalize=("utterance", "none"),
-        spectrogram_weight=1 / 3,
         pooling="attention",
         recurrent_norm="none",
         bidirectional=True,
@@ -70,6 +68,6 @@ known_speakers = replace(
     config,
     split=SplitConfig(protocol="random10", validation=False),
     augmentation=replace(config.augmentation, gain=0.0, speed=0.05),
-    model=replace(config.model, normalize="corpus", mfcc_normalize=(), spectrogram_weight=0.5),
+    model=replace(config.model, normalize="corpus"),
     training=replace(config.training, choose="last"),
 )

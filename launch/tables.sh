@@ -32,7 +32,6 @@ without_gain emodb configs/robust.py $shorter --augmentation.gain 0
 without_trim emodb configs/robust.py $shorter --features.trim 0
 without_pitch emodb configs/robust.py $shorter --features.no-pitch
 without_normalization emodb configs/robust.py $shorter --model.normalize none
-without_plain_mfcc emodb configs/robust.py $shorter --model.mfcc-normalize utterance --model.spectrogram-weight 0.5
 corpus_normalization emodb configs/robust.py $shorter --model.normalize corpus
 without_attention emodb configs/robust.py $shorter --model.pooling mean
 without_dropout emodb configs/robust.py $shorter --model.dropout 0
