@@ -177,9 +177,6 @@ class FeaturesConfig:
     """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""
 
 
-NormalizationKind = Literal["none", "corpus", "utterance"]
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """The recognizer: a branch over the spectrograms, a branch over the MFCC, and their average."""
@@ -213,12 +210,9 @@ class ModelConfig:
     for the gradient, which takes less memory and more time. 0: keep all."""
     spectrogram_weight: float = 0.5
     """p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist."""
-    normalize: NormalizationKind = "none"
+    normalize: Literal["none", "corpus", "utterance"] = "none"
     """Brings each coefficient of the MFCC and each band of the spectrograms to mean 0 and deviation 1. corpus: over
     the batch in training, by running statistics of those batches otherwise; utterance: over its own frames."""
-    mfcc_normalize: tuple[NormalizationKind, ...] = ()
-    """A branch over the MFCC for each of these, with weights of its own, which reads them normalized so; all have the
-    same share in 1 - p. Empty: one branch, normalized as `normalize` says."""
     pooling: Literal["mean", "attention", "statistics"] = "mean"
     """How the frames of a branch become one vector. attention: their mean with learned weights; statistics: mean and
     standard deviation side by side."""
@@ -231,7 +225,7 @@ class ModelConfig:
     pooling read both outputs side by side."""
 
 
-BEYOND_THE_PAPER = ("normalize", "mfcc_normalize", "pooling", "recurrent_norm", "bidirectional")
+BEYOND_THE_PAPER = ("normalize", "pooling", "recurrent_norm", "bidirectional")
 """Fields of ModelConfig whose defaults say what the authors' networks do, and which no weight shows."""
 
 

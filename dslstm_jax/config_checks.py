@@ -113,14 +113,8 @@ def _check_pair(spectrograms: tuple[SpectrogramConfig, ...]) -> None:
 def _check_choices(room: str, values: Any) -> None:
     """Refuses names that a Literal field does not offer; a config file's values meet no other check."""
     for field, kind in get_type_hints(type(values)).items():
-        value = getattr(values, field)
-        several = get_origin(kind) is tuple
-        kind = get_args(kind)[0] if several else kind
-        if get_origin(kind) is not Literal:
-            continue
-        for choice in value if several else (value,):
-            if choice not in get_args(kind):
-                raise ConfigError(f"{room}.{field} is {value}; it must be one of {', '.join(get_args(kind))}")
+        if get_origin(kind) is Literal and (value := getattr(values, field)) not in get_args(kind):
+            raise ConfigError(f"{room}.{field} is {value}; it must be one of {', '.join(get_args(kind))}")
 
 
 def _check_training(training: TrainingConfig) -> None:

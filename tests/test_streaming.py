@@ -37,7 +37,6 @@ BRANCHES = {
     "spectrograms only": ModelConfig("ds_lstm", mfcc_branch=False, recurrent_norm="shared"),
     "cnn_lstm": ModelConfig("lstm", normalize="corpus", pooling="attention"),
     "mfcc only": ModelConfig("none", pooling="statistics"),
-    "mfcc twice": ModelConfig("none", mfcc_normalize=("corpus", "none")),
 }
 SMALL = {name: getattr(MODEL, name) for name in ("channels", "hidden", "mfcc_hidden", "layers")}
 CASES = {name: Config(features=OWN_FRAMES, model=replace(model, **SMALL)) for name, model in BRANCHES.items()}
@@ -64,8 +63,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 def lively(config: Config, classes: int = 4) -> Predictor:
     """An untrained recognizer that decibels do not saturate and whose answers are far apart."""
     variables = initialize(jax.random.key(0), config, classes)
-    normalizations = {config.model.normalize, *config.model.mfcc_normalize}
-    first = "batch_norm_0" if normalizations == {"none"} else "normalization"
+    first = "batch_norm_0" if config.model.normalize == "none" else "normalization"
     variables["batch_stats"] = jax.tree.map_with_path(
         lambda path, leaf: 100 * leaf if first in jax.tree_util.keystr(path) else leaf,
         variables.get("batch_stats", {}),
@@ -304,7 +302,6 @@ def test_bad_rates_are_refused(attention):
         (r"features\.spectrograms: frames are \[60, 32\].* must be 0", FEATURES, {}),
         (r"features\.trim is 35\.0.* must be 0", replace(OWN_FRAMES, trim=35.0), {}),
         (r"model\.normalize is utterance.* must be corpus or none", OWN_FRAMES, {"normalize": "utterance"}),
-        (r"model\.mfcc_normalize is .* corpus and none", OWN_FRAMES, {"mfcc_normalize": ("corpus", "utterance")}),
         (r"model\.bidirectional is True.* must be False", OWN_FRAMES, {"bidirectional": True}),
     ],
 )

@@ -28,7 +28,7 @@ def test_sizes_are_read_from_the_tensors():
     assert config.features.spectrograms == (SPECTROGRAM_512,)
     config, _ = import_state_dict(part(golden("torch_m_lstm_small"), "init/"), Config())
     assert (config.model.spectrogram_branch, config.model.mfcc_hidden) == ("none", 200)
-    beyond = Config(model=ModelConfig(pooling="attention", normalize="corpus", mfcc_normalize=("none", "corpus")))
+    beyond = Config(model=ModelConfig(pooling="attention", normalize="corpus"))
     assert import_state_dict(part(golden("torch_m_lstm_small"), "init/"), beyond)[0] == config, "the authors' network"
 
 

@@ -21,8 +21,7 @@ from dslstm_jax.models.pooling import Pooling
 from dslstm_jax.recurrence.lstm import lstm_stack
 
 SPECTROGRAM_PLACES = 100
-"""Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart; further branches over the MFCC
-come after those."""
+"""Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
 
 ALIGNED = 4
 """The first frame that `align` makes needs so many of x."""
@@ -211,16 +210,13 @@ class MFCCBranch(nn.Module):
 
     classes: int
     config: ModelConfig
-    index: int = 0
-    """Among several that read the MFCC."""
 
     @nn.compact
     def __call__(
         self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
     ) -> Float[Array, "B C"]:
         config = self.config
-        place = SPECTROGRAM_PLACES * (len(config.kernels) + self.index) if self.index else 0
-        x = lstm_layers("lstm", config.mfcc_hidden, mfcc.astype(config.dtype), mask, keys, config, place)
+        x = lstm_layers("lstm", config.mfcc_hidden, mfcc.astype(config.dtype), mask, keys, config, place=0)
         return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))
 
 

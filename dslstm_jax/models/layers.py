@@ -1,7 +1,7 @@
 """Linen shells that own the weights of the plain functions, initialized as PyTorch does."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.config import NormalizationKind
 from dslstm_jax.masking import zero_padding
 from dslstm_jax.recurrence.batch_norm import Statistics, batch_norm, masked_moments, normalize
 from dslstm_jax.recurrence.ds_lstm import REMEMBERING, DSLSTMStatistics, DSLSTMWeights, Norm, ds_lstm
@@ -72,7 +71,7 @@ class Normalization(nn.Module):
     * utterance: by mean and deviation over the row's own valid frames (cepstral mean and variance normalization).
     """
 
-    kind: NormalizationKind = "none"
+    kind: Literal["none", "corpus", "utterance"] = "none"
     axis_name: str | None = None
     """The devices over which the batch's statistics are taken."""
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dslstm_jax.config import Config, ModelConfig, NormalizationKind
+from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, blank_features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.features.trimming import trim
@@ -60,36 +60,34 @@ class Recognizer(nn.Module):
           train: use and update the batch's statistics.
         """
         config, branches = self.config, []
+        features = self.normalize(features, train)
         both = config.mfcc_branch and config.spectrogram_branch != "none"
         if config.spectrogram_branch != "none":
             kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
             spectrogram_branch = kind(self.classes, config, self.axis_name, self.stretched, name="spectrogram_branch")
-            pairs = zip(features.spectrograms, features.spectrogram_lengths, strict=True)
-            spectrograms = tuple(
-                self.normalize(config.normalize, f"spectrogram_{index}_normalization", *pair, train)
-                for index, pair in enumerate(pairs)
-            )
-            logits = spectrogram_branch(spectrograms, features.spectrogram_lengths, keys, spans, train=train)
+            logits = spectrogram_branch(features.spectrograms, features.spectrogram_lengths, keys, spans, train=train)
             branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
         if config.mfcc_branch:
-            normalizations = config.mfcc_normalize or (config.normalize,)
-            share = (1 - config.spectrogram_weight if both else 1.0) / len(normalizations)
+            mfcc_branch = MFCCBranch(self.classes, config, name="mfcc_branch")
             mask = frame_mask(features.mfcc_lengths, features.mfcc.shape[1], None if spans is None else spans[-1])
-            for index, normalization in enumerate(normalizations):
-                number = f"_{index}" if index else ""
-                mfcc_branch = MFCCBranch(self.classes, config, index, name=f"mfcc_branch{number}")
-                mfcc = self.normalize(
-                    normalization, f"mfcc_normalization{number}", features.mfcc, features.mfcc_lengths, train
-                )
-                branches.append(BranchLogits(mfcc_branch(mfcc, mask, keys), share))
+            logits = mfcc_branch(features.mfcc, mask, keys)
+            branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
         return tuple(branches)
 
-    def normalize(
-        self, kind: NormalizationKind, name: str, x: Float[Array, "B T F"], lengths: Int[Array, " B"], train: bool
-    ) -> Float[Array, "B T F"]:
-        """Mean 0 and deviation 1, as the kind says."""
-        normalization = Normalization(kind, self.axis_name, name=name)
-        return normalization(x, length_mask(lengths, x.shape[1]), train=train)
+    def normalize(self, features: Features, train: bool) -> Features:
+        """Mean 0 and deviation 1, as config.normalize says."""
+
+        def of(x: Float[Array, "B T F"], lengths: Int[Array, " B"], name: str) -> Float[Array, "B T F"]:
+            normalization = Normalization(self.config.normalize, self.axis_name, name=f"{name}_normalization")
+            return normalization(x, length_mask(lengths, x.shape[1]), train=train)
+
+        mfcc, spectrograms = features.mfcc, features.spectrograms
+        if self.config.mfcc_branch:
+            mfcc = of(mfcc, features.mfcc_lengths, "mfcc")
+        if self.config.spectrogram_branch != "none":
+            pairs = zip(spectrograms, features.spectrogram_lengths, strict=True)
+            spectrograms = tuple(of(*pair, f"spectrogram_{index}") for index, pair in enumerate(pairs))
+        return features._replace(mfcc=mfcc, spectrograms=spectrograms)
 
 
 def make_recognizer(config: Config, classes: int, axis_name: str | None = None) -> Recognizer:
@@ -104,7 +102,7 @@ def features_for(waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], conf
 
 
 def average(branches: tuple[BranchLogits, ...]) -> Float[Array, "B C"]:
-    """logits = p logits_spectrogram + (1 - p) logits_mfcc, the latter a mean where several branches read the MFCC."""
+    """logits = p logits_spectrogram + (1 - p) logits_mfcc."""
     total: jax.Array = sum((branch.weight * branch.logits for branch in branches), start=jnp.zeros(()))
     return total
 

@@ -56,11 +56,6 @@ def check_causal(config: Config) -> None:
             "model.normalize is utterance, which needs the whole recording; to stream it must be corpus or none: "
             "train a model with that"
         )
-    if model.mfcc_branch and "utterance" in model.mfcc_normalize:
-        raise ConfigError(
-            f"model.mfcc_normalize is {model.mfcc_normalize}, and utterance needs the whole recording; to stream it "
-            "must name only corpus and none: train a model with that"
-        )
     if model.bidirectional:
         raise ConfigError(
             "model.bidirectional is True, which needs the end of the recording; to stream it must be False: train a "
