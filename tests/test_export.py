@@ -19,8 +19,9 @@ import dslstm_jax
 from dslstm_jax.cli import main
 from dslstm_jax.config import Config, load_config
 from dslstm_jax.data.pipeline import pad_waveforms
-from dslstm_jax.errors import RunError
+from dslstm_jax.errors import ConfigError, RunError
 from dslstm_jax.models.recognizer import initialize
+from dslstm_jax.serving.job import job_identity
 from dslstm_jax.serving.predictor import Prediction, Predictor, predict
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +173,71 @@ def test_cudnn_is_exported_as_the_scan(predictor, file, tmp_path):
     config = replace(predictor.config, model=model)
     Predictor(predictor.variables, config, predictor.labels).export(tmp_path / "cudnn.dslstm")
     assert (tmp_path / "cudnn.dslstm").read_bytes() == file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def other(predictor, tmp_path_factory) -> Path:
+    """The file of a network of another kind, of the same classes."""
+    config = replace(predictor.config, model=replace(MODEL, spectrogram_branch="none", mfcc_hidden=3))
+    path = tmp_path_factory.mktemp("other") / "other.dslstm"
+    Predictor(initialize(jax.random.key(1), config, 4), config, LABELS).export(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(trained, other) -> Path:
+    path = other.parent / "both.dslstm"
+    assert main(["export", str(trained), str(other), "--output", str(path)]) == 0
+    return path
+
+
+def test_an_ensemble_answers_by_the_mean_of_its_networks(predictor, trained, other, both):
+    recordings = [noise(1, 16_000)[0], noise(1, 9_001)[0]]
+    single = [shares(each.batch(recordings, 16_000)) for each in (predictor, dslstm_jax.load(other))]
+    assert np.abs(single[0] - single[1]).min(axis=0).max() > 1e-3, "the networks do differ"
+    for ensemble in (dslstm_jax.load([trained, other]), dslstm_jax.load(both)):
+        np.testing.assert_allclose(shares(ensemble.batch(recordings, 16_000)), np.mean(single, axis=0), atol=1e-6)
+        assert len(ensemble.members) == 2
+        with pytest.raises(ConfigError, match="an ensemble of 2 networks cannot stream; load one of its runs"):
+            ensemble.stream(16_000)
+        assert job_identity(ensemble, [], []) != job_identity(predictor, [], [])
+    three = dslstm_jax.load([both, other])
+    expected = np.average(single, axis=0, weights=[1, 2])
+    np.testing.assert_allclose(shares(three.batch(recordings, 16_000)), expected, atol=1e-6)
+
+
+def test_the_file_of_an_ensemble_is_like_any_other(predictor, both, tmp_path):
+    dslstm_jax.load(both).export(tmp_path / "again.dslstm")
+    assert (tmp_path / "again.dslstm").read_bytes() == both.read_bytes()
+    header = json.loads(np.load(both)["header.json"])
+    assert [header["config"]["model"]["spectrogram_branch"], header["others"][0]["model"]["spectrogram_branch"]] == [
+        predictor.config.model.spectrogram_branch,
+        "none",
+    ]
+    check_loader(sys.executable, both, tmp_path, BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("labels", "rate", "said"),
+    [
+        (("sad", *LABELS[:3]), 16_000, f"classes are {', '.join(LABELS)} and sad, happy, neutral, angry"),
+        (LABELS, 8_000, "sample rates are 16000 and 8000 Hz"),
+    ],
+)
+def test_what_makes_no_ensemble_is_one_clear_line(capsys, predictor, file, tmp_path, labels, rate, said):
+    config = replace(predictor.config, features=replace(predictor.config.features, sample_rate=rate))
+    odd = tmp_path / "odd.dslstm"
+    Predictor(predictor.variables, config, labels).export(odd)
+    assert main(["export", str(file), str(odd), "--output", str(tmp_path / "both.dslstm")]) == 2
+    assert capsys.readouterr().err == f"dslstm export: {file} and {odd} cannot be one ensemble: their {said}\n"
+    assert not (tmp_path / "both.dslstm").exists()
+
+
+def test_an_ensemble_of_nothing_is_an_error(capsys, tmp_path):
+    with pytest.raises(RunError, match="an ensemble of no runs; name one at least"):
+        dslstm_jax.load([])
+    assert main(["export", "--output", str(tmp_path / "x.dslstm")]) == 2
+    assert "name one at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "archive", "arrays", "truncated"])

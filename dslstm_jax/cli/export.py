@@ -9,10 +9,10 @@ import tyro
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained recognizer as one file."""
+    """Write a trained recognizer, or an ensemble of several, as one file."""
 
-    run: tyro.conf.Positional[Path]
-    """Run folder of a trained recognizer."""
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Run folder of a trained recognizer. Several: their ensemble, the mean of their probabilities."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE.dslstm")]
     """The file; dslstm_jax.load reads it, and so does any program that has JAX (docs/export.md)."""
 
@@ -21,6 +21,6 @@ def export_run(arguments: Export) -> int:
     """dslstm export"""
     from dslstm_jax.serving.predictor import load
 
-    load(arguments.run).export(arguments.output)
+    load(arguments.runs).export(arguments.output)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -33,18 +33,27 @@ Program = Callable[[Float[Any, "B N"], Int[Any, " B"]], Float[Array, "B C"]]
 """Samples and lengths to the probability of each emotion."""
 
 
-class Model(NamedTuple):
-    """What is in an exported file."""
+class Member(NamedTuple):
+    """One network, with the features that it hears: most recognizers have one, an ensemble has several."""
 
     variables: Variables
     config: Config
+
+
+class Model(NamedTuple):
+    """What is in an exported file."""
+
+    members: tuple[Member, ...]
     labels: tuple[str, ...]
     program: Program
     """As it was compiled to StableHLO, whatever this version of dslstm_jax would compute."""
 
 
 def write_model(
-    path: str | Path, predict: Callable[..., Array], variables: Variables, config: Config, labels: Sequence[str]
+    path: str | Path,
+    predict: Callable[[Sequence[Member], Array, Array], Array],
+    members: Sequence[Member],
+    labels: Sequence[str],
 ) -> None:
     """Writes the recognizer for any number of rows and samples and for all PLATFORMS, whole or not at all.
 
@@ -53,35 +62,35 @@ def write_model(
 
     Args:
       path: of the file.
-      predict: (variables, waveforms, lengths, config=config) to probabilities.
-      variables: the recognizer's weights and running statistics.
-      config: features and model. An LSTM by cuDNN is exported as the scan, which runs on all platforms.
+      predict: (members, waveforms, lengths) to probabilities.
+      members: weights and running statistics, features and model of each network. An LSTM by cuDNN is exported as the
+        scan, which runs on all platforms.
       labels: of the columns of the probabilities.
 
     Raises:
       RunError: the file cannot be written.
     """
-    portable = dataclasses.replace(config.model, lstm_backend="scan", remat_every=0)
-    nowhere = dataclasses.replace(config.corpus, root=None, roots=(), manifest=None)  # folders of this machine
-    config = dataclasses.replace(config, model=portable, corpus=nowhere)
-    weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()}
-    shortest = max(config.features.mfcc.frame_length, shortest_recording(config))
+    configs = [_portable(member.config) for member in members]
+    named = _name_members([member.variables for member in members])
+    weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(named, sep="/").items()}
+    shortest = max(max(config.features.mfcc.frame_length, shortest_recording(config)) for config in configs)
 
     def probabilities(weights: dict[str, Array], waveforms: Array, lengths: Array) -> Array:
-        return predict(unflatten_dict(weights, sep="/"), waveforms, lengths, config=config)
+        return predict(_members(weights, configs), waveforms, lengths)
 
     with _without_source_paths():
         exported = _export(probabilities, PLATFORMS, weights, shortest)
     header = {
         "format": FORMAT,
         "labels": list(labels),
-        "sample_rate": config.features.sample_rate,
+        "sample_rate": configs[0].features.sample_rate,
         "shortest": shortest,
         "platforms": list(exported.platforms),
         "weights": sorted(weights),
         "calling_convention_version": exported.calling_convention_version,
         "versions": {name: importlib.metadata.version(name) for name in ("dslstm-jax", "jax", "jaxlib")},
-        "config": to_dict(config),
+        "config": to_dict(configs[0]),
+        "others": [to_dict(config) for config in configs[1:]],
     }
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
         # A ZipInfo's date is always the same one, so that the same recognizer makes the same bytes.
@@ -90,6 +99,26 @@ def write_model(
         for name, values in sorted(weights.items()):
             with file.open(zipfile.ZipInfo(f"{_WEIGHTS}{name}.npy"), "w") as member:
                 np.lib.format.write_array(member, values, allow_pickle=False)
+
+
+def _portable(config: Config) -> Config:
+    model = dataclasses.replace(config.model, lstm_backend="scan", remat_every=0)
+    corpus = dataclasses.replace(config.corpus, root=None, roots=(), manifest=None)  # folders of this machine
+    return dataclasses.replace(config, model=model, corpus=corpus)
+
+
+def _name_members(variables: Sequence[Variables]) -> Variables:
+    """The variables of one network as they are; those of several under the numbers 0, 1, ..."""
+    if len(variables) == 1:
+        return variables[0]
+    return {str(number): each for number, each in enumerate(variables)}
+
+
+def _members(weights: dict[str, Array], configs: Sequence[Config]) -> tuple[Member, ...]:
+    """The networks whose weights `_name_members` named."""
+    named = unflatten_dict(weights, sep="/")
+    several = [named] if len(configs) == 1 else [named[str(number)] for number in range(len(configs))]
+    return tuple(map(Member, several, configs))
 
 
 def read_model(path: str | Path) -> Model:
@@ -102,7 +131,7 @@ def read_model(path: str | Path) -> Model:
         with zipfile.ZipFile(path) as file:
             header = json.loads(file.read(_HEADER))
             if header["format"] == FORMAT:
-                return _read_members(file, header, str(path))
+                return _read_content(file, header, str(path))
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such file; make one with dslstm export RUN --output {path}") from error
     except Exception as error:  # a damaged archive fails in many ways
@@ -114,15 +143,16 @@ def read_model(path: str | Path) -> Model:
     raise RunError(f"{path} is of format {header['format']}, and this dslstm_jax reads {FORMAT}; update dslstm_jax")
 
 
-def _read_members(file: zipfile.ZipFile, header: Mapping[str, Any], source: str) -> Model:
+def _read_content(file: zipfile.ZipFile, header: Mapping[str, Any], source: str) -> Model:
     def read_array(name: str) -> Array:
         whole = io.BytesIO(file.read(f"{_WEIGHTS}{name}.npy"))  # read to its end, where the checksum is compared
         return jnp.asarray(np.lib.format.read_array(whole, allow_pickle=False))
 
     program = file.read(_PROGRAM)
     weights = {name: read_array(name) for name in header["weights"]}
-    variables: Variables = unflatten_dict(weights, sep="/")
-    classes = count_classes(variables)
+    configs = [header["config"], *header.get("others", ())]  # there were no ensembles in older versions
+    members = _members(weights, [from_dict(config, source) for config in configs])
+    classes = count_classes(members[0].variables)
 
     def same_signature(weights: Any, waveforms: Array, lengths: Array) -> Array:  # noqa: ARG001
         return jnp.zeros((lengths.shape[0], classes))
@@ -136,8 +166,7 @@ def _read_members(file: zipfile.ZipFile, header: Mapping[str, Any], source: str)
     )
     call = jax.jit(exported.call)
     return Model(
-        variables,
-        from_dict(header["config"], source),
+        members,
         tuple(header["labels"]),
         lambda waveforms, lengths: call(weights, waveforms, lengths),
     )

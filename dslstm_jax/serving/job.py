@@ -19,9 +19,10 @@ from dslstm_jax.serving.predictor import GROUP, Predictor
 def job_identity(predictor: Predictor, names: Sequence[str], settings: Sequence[Any]) -> str:
     """A hash of all that the answers follow from, but for what is in the files."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(predictor.variables):
+    for leaf in jax.tree.leaves([member.variables for member in predictor.members]):
         digest.update(np.asarray(leaf).tobytes())
-    made_of = [repr(predictor.config.features), repr(predictor.config.model), predictor.labels, settings, names]
+    networks = [(repr(member.config.features), repr(member.config.model)) for member in predictor.members]
+    made_of = [networks, predictor.labels, settings, names]
     digest.update(json.dumps(made_of).encode())
     return digest.hexdigest()
 

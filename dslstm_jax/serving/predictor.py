@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, Float, Int
@@ -17,10 +18,10 @@ from jaxtyping import Array, Float, Int
 from dslstm_jax.config import Config
 from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio, read_blocks, read_header
 from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
-from dslstm_jax.errors import AudioError, RunError
+from dslstm_jax.errors import AudioError, ConfigError, RunError
 from dslstm_jax.models.recognizer import Variables, average, forward, scale_logits
 from dslstm_jax.recurrence.lstm import runs_here
-from dslstm_jax.serving.export import SUFFIX, Program, read_model, write_model
+from dslstm_jax.serving.export import SUFFIX, Member, Program, read_model, write_model
 from dslstm_jax.serving.streaming import Stream
 from dslstm_jax.serving.timeline import Cut, Window, cut, window_sizes
 from dslstm_jax.training.checkpoint import load_best
@@ -65,6 +66,14 @@ def predict(
     return jax.nn.softmax(average(branches), axis=-1)
 
 
+def predict_by_all(
+    members: Sequence[Member], waveforms: Float[Any, "B N"], lengths: Int[Any, " B"]
+) -> Float[Array, "B C"]:
+    """`predict` for an ensemble: the mean of the probabilities that its networks give."""
+    answers = [predict(variables, waveforms, lengths, config=config) for variables, config in members]
+    return answers[0] if len(answers) == 1 else jnp.mean(jnp.stack(answers), axis=0)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The emotion of one recording."""
@@ -83,13 +92,21 @@ class Predictor:
     """
 
     def __init__(
-        self, variables: Variables, config: Config, labels: Sequence[str], program: Program | None = None
+        self,
+        variables: Variables,
+        config: Config,
+        labels: Sequence[str],
+        program: Program | None = None,
+        others: Sequence[Member] = (),
     ) -> None:
         self.variables = variables
+        """Of the first network, as `config` is."""
         self.config = config
+        self.members = (Member(variables, config), *others)
+        """All networks; where there are several, they answer by the mean of their probabilities."""
         self.labels = tuple(labels)
         self.program = program
-        """What an exported file computes; None: `predict`."""
+        """What an exported file computes; None: `predict_by_all`."""
 
     @property
     def sample_rate(self) -> int:
@@ -180,8 +197,10 @@ class Predictor:
 
         Raises:
           AudioError: a rate that no recording has.
-          ConfigError: the model needs the whole recording; the message names the field.
+          ConfigError: the model needs the whole recording; the message names the field. Or it is an ensemble.
         """
+        if len(self.members) > 1:
+            raise ConfigError(f"an ensemble of {len(self.members)} networks cannot stream; load one of its runs")
         return Stream(self.variables, self.config, sample_rate, self._prediction)
 
     def export(self, path: str | Path) -> None:
@@ -190,7 +209,7 @@ class Predictor:
         Raises:
           RunError: the file cannot be written.
         """
-        write_model(path, predict, self.variables, self.config, self.labels)
+        write_model(path, predict_by_all, self.members, self.labels)
 
     def _prepare(self, samples: npt.ArrayLike, sample_rate: float, longest: float | None = LONGEST) -> Recording:
         recording = prepare_samples(samples, sample_rate, self.sample_rate, longest)
@@ -276,7 +295,7 @@ class Predictor:
     def _probabilities(self, waveforms: Float[np.ndarray, "B N"], lengths: Int[np.ndarray, " B"]) -> Array:
         if self.program is not None:
             return self.program(waveforms, lengths)
-        return predict(self.variables, waveforms, lengths, config=self.config)
+        return predict_by_all(self.members, waveforms, lengths)
 
     def _prediction(self, probabilities: Float[np.ndarray, " C"], seconds: float) -> Prediction:
         named = dict(zip(self.labels, probabilities.tolist(), strict=True))
@@ -320,17 +339,21 @@ def _groups(sounds: Iterable[Sound], most: int) -> Iterator[list[Sound]]:
         yield group
 
 
-def load(run: str | Path | None = None) -> Predictor:
+def load(run: str | Path | Sequence[str | Path] | None = None) -> Predictor:
     """The recognizer of a run folder, of the epoch that validation chose, or of a file of `dslstm export`.
 
     Its probabilities are calibrated: the temperature of the run's calibration.json is in the weights.
 
     Args:
-      run: the folder or file; None: the model that comes with the package.
+      run: the folder or file; None: the model that comes with the package. A list of them: their ensemble, which
+        answers by the mean of the probabilities of all networks (those of exported files are computed anew).
 
     Raises:
-      RunError: no such folder or file, no checkpoint in the folder, or a damaged one.
+      RunError: no such folder or file, no checkpoint in the folder, or a damaged one; or the classes or sample rates
+        of an ensemble differ.
     """
+    if isinstance(run, Sequence) and not isinstance(run, str):
+        return _join(run, [load(each) for each in run])
     if run is None and not BUNDLED.is_file():
         raise RunError(
             f"this installation has no model of its own ({BUNDLED} is missing): name one, --model RUN or load(RUN), "
@@ -338,7 +361,8 @@ def load(run: str | Path | None = None) -> Predictor:
         )
     path = BUNDLED if run is None else Path(run)
     if path.is_file() or path.suffix == SUFFIX:
-        return Predictor(*read_model(path))
+        members, labels, program = read_model(path)
+        return Predictor(*members[0], labels, program, members[1:])
     opened = open_run(path)
     if not runs_here(opened.config.model.lstm_backend):  # the scan gives the same answers anywhere
         model = replace(opened.config.model, lstm_backend="scan")
@@ -346,3 +370,18 @@ def load(run: str | Path | None = None) -> Predictor:
     temperature = opened.read_temperature()
     variables, _ = load_best(opened)
     return Predictor(scale_logits(variables, 1 / temperature), opened.config, opened.labels)
+
+
+def _join(paths: Sequence[str | Path], predictors: Sequence[Predictor]) -> Predictor:
+    """All networks of some recognizers as one ensemble."""
+    if not predictors:
+        raise RunError("an ensemble of no runs; name one at least")
+    first = predictors[0]
+    for path, other in zip(paths, predictors, strict=True):
+        both = f"{paths[0]} and {path} cannot be one ensemble"
+        if other.labels != first.labels:
+            raise RunError(f"{both}: their classes are {', '.join(first.labels)} and {', '.join(other.labels)}")
+        if other.sample_rate != first.sample_rate:
+            raise RunError(f"{both}: their sample rates are {first.sample_rate} and {other.sample_rate} Hz")
+    members = [member for predictor in predictors for member in predictor.members]
+    return Predictor(*members[0], first.labels, others=members[1:])
