@@ -89,7 +89,12 @@ def test_the_tables_name_every_run_and_pair(tmp_path, capsys):
         str(paths[1]),
         str(paths[2]),
         f"{paths[2]}, ensemble of 2 seeds",
+        "ensemble of 5 networks, those of all runs",
     ]
+    assert "2 seeds, epoch chosen by validation UA and speaker3, 3 folds, 1 seed, " in whole.splitlines()[-1]
+    answers = np.concatenate([run.predictions.probabilities for run in read_comparable(paths)]).mean(axis=0)
+    right = answers.argmax(axis=-1) == read_comparable(paths)[0].predictions.truths
+    assert f"{100 * right.mean():.1f} %" in whole.splitlines()[-1]
     assert f"{100 * results['figures']['ua']['of_folds'][1]:.1f} %" in folds.splitlines()[2]
     assert [line.split("  ")[0] for line in pairs.splitlines()[1:]] == [
         f"{paths[1]} - {paths[0]}",
@@ -195,6 +200,16 @@ def test_results_of_before_there_were_ensembles_are_read(tmp_path, capsys):
     file.write_text(json.dumps(old))
     assert main(["compare", *map(str, paths)]) == 0
     assert capsys.readouterr().out == expected
+
+
+def test_a_copy_of_the_results_is_as_good_as_their_folder(tmp_path, capsys):
+    paths = [crossed(tmp_path / name, wrong=wrong) for name, wrong in (("one", 3), ("other", 8))]
+    copies = [(path / "report" / "results.json").rename(tmp_path / f"{path.name}.json") for path in paths]
+    assert main(["compare", *map(str, copies)]) == 0
+    assert f"{copies[1]} - {copies[0]}" in capsys.readouterr().out
+    missing = tmp_path / "missing.json"
+    assert main(["compare", str(copies[0]), str(missing)]) == 2
+    assert f"{missing} holds no results of a cross-validation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

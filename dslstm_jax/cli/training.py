@@ -78,7 +78,7 @@ class Compare:
     """Put cross-validations over the same folds side by side, with paired tests."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
-    """Folders of dslstm crossval, at least two."""
+    """Folders of dslstm crossval, or copies of their results.json; at least two."""
 
 
 @dataclass(frozen=True)

@@ -111,18 +111,23 @@ def _mean_ua(values: np.ndarray) -> np.ndarray:
 
 
 def format_comparison(runs: Sequence[Compared]) -> str:
-    """Tables of the figures, of each fold's UA, and of all pairs' differences; ensembles of seeds beside the runs."""
+    """Tables of the figures, of each fold's UA, and of all pairs' differences; ensembles beside the runs."""
     names = [str(run.path) for run in runs]
-    whole: list[tuple[str, ...]] = [("", *NAMES.values(), "ECE", "protocol")]
-    for run, name in zip(runs, names, strict=True):
-        rows = [(name, run.results)]
+    protocols = [describe_protocol(run.results) for run in runs]
+    rows: list[tuple[str, Mapping[str, Any], str]] = []
+    for run, name, protocol in zip(runs, names, protocols, strict=True):
+        rows.append((name, run.results, protocol))
         ensemble = summarize_ensemble(run.predictions)  # results.json of before there were ensembles has none
         if ensemble:
-            rows.append((f"{name}, {ensemble['name']}", ensemble))
-        for label, row in rows:
-            figures = [format_mean(row["figures"][figure]) for figure in FIGURES]
-            error = format_percent(row["calibration_error"]["mean"])
-            whole.append((label, *figures, error, describe_protocol(run.results)))
+            rows.append((f"{name}, {ensemble['name']}", ensemble, protocol))
+    everyone = runs[0].predictions.beside([run.predictions for run in runs[1:]])
+    together = summarize_ensemble(everyone, "networks, those of all runs")
+    if together:
+        rows.append((together["name"], together, " and ".join(dict.fromkeys(protocols))))
+    whole: list[tuple[str, ...]] = [("", *NAMES.values(), "ECE", "protocol")]
+    for label, row, protocol in rows:
+        figures = [format_mean(row["figures"][figure]) for figure in FIGURES]
+        whole.append((label, *figures, format_percent(row["calibration_error"]["mean"]), protocol))
     folds: list[tuple[str, ...]] = [("UA", *names)]
     for number in range(len(runs[0].results["folds"])):
         values = [format_percent(run.results["figures"]["ua"]["of_folds"][number]) for run in runs]

@@ -49,12 +49,12 @@ def write_results(
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The results.json of a cross-validation's folder.
+    """The results.json of a cross-validation's folder, or the file itself, wherever it was copied to.
 
     Raises:
       RunError: there is none, or it is damaged.
     """
-    file = path / "report" / "results.json"
+    file = path if path.suffix == ".json" else path / "report" / "results.json"
     if not file.is_file():
         raise RunError(f"{path} holds no results of a cross-validation; dslstm crossval makes {file}")
     results: dict[str, Any] = read_json(file)

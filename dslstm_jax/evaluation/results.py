@@ -80,6 +80,15 @@ class Predictions:
         mean = self.probabilities.mean(axis=0, keepdims=True)
         return replace(self, probabilities=mean, temperatures=np.ones(mean.shape[:2]))
 
+    def beside(self, others: Sequence["Predictions"]) -> "Predictions":
+        """The seeds of others, whose utterances are the same in the same order, after these."""
+        several = [self, *others]
+        return replace(
+            self,
+            probabilities=np.concatenate([each.probabilities for each in several]),
+            temperatures=np.concatenate([each.temperatures for each in several]),
+        )
+
     @property
     def calibrated(self) -> "Predictions":
         """As `dslstm_jax.load` would give them."""
@@ -223,12 +232,13 @@ def summarize(
     }
 
 
-def summarize_ensemble(predictions: Predictions) -> dict[str, Any] | None:
+def summarize_ensemble(predictions: Predictions, members: str = "seeds") -> dict[str, Any] | None:
     """The figures of the seeds' ensemble, with its name; None where there is one seed."""
     seeds = len(predictions.probabilities)
     if seeds == 1:
         return None
-    return {"name": f"ensemble of {seeds} seeds", **_figures(predictions.ensemble, predictions.calibrated.ensemble)}
+    figures = _figures(predictions.ensemble, predictions.calibrated.ensemble)
+    return {"name": f"ensemble of {seeds} {members}", **figures}
 
 
 def _figures(predictions: Predictions, calibrated: Predictions) -> dict[str, Any]:
