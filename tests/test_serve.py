@@ -49,7 +49,13 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_it_answers_where_it_says_and_ends_on_an_interrupt(trained, tones):
     command = [sys.executable, "-m", "dslstm_jax", "serve", "--model", str(trained), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    # Where the tests run behind a shell's &, an interrupt is ignored, and what they start would ignore it, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with server:
         url = server.stdout.readline().split()[0]
         assert url.startswith("http://127.0.0.1:"), "this machine alone"
         sound = (tones / "wav" / "03a01Wa.wav").read_bytes()
