@@ -17,6 +17,7 @@ rows() { # name, corpus, config and flags
 emodb_recipe emodb configs/robust.py $unseen
 emodb_recipe_mfcc emodb configs/robust.py $unseen --model.spectrogram-branch none
 emodb_recipe_ds_lstm emodb configs/robust.py $unseen --model.no-mfcc-branch
+emodb_studio emodb configs/robust.py:studio $unseen
 ravdess_recipe ravdess configs/robust.py $actors
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none
 ravdess_recipe_ds_lstm ravdess configs/robust.py $actors --model.no-mfcc-branch
