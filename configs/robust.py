@@ -9,7 +9,7 @@ therefore cannot stream, as configs/pretrained.py can. The spectrograms are not 
 too little.
 
 configs/robust.py:studio is for recordings from a studio, made at one distance, as EmoDB's are: noise, changes of
-loudness and dropout hold the recipe back there, and are left out.
+loudness and dropout hold the recipe back there, and are left out. It has been measured on EmoDB alone.
 
 configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
 then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
