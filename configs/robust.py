@@ -75,10 +75,10 @@ studio = replace(
 )
 
 known_speakers = replace(
-    config,
+    studio,
     split=SplitConfig(protocol="random10", validation=False),
-    augmentation=replace(config.augmentation, noise=0.0, gain=0.0, speed=0.05),
-    features=replace(config.features, mfcc=replace(config.features.mfcc, mel_bands=40, cepstra=20)),
-    model=replace(config.model, normalize="corpus", dropout=0.0),
-    training=replace(config.training, choose="last"),
+    augmentation=replace(studio.augmentation, speed=0.05),
+    features=replace(studio.features, mfcc=replace(studio.features.mfcc, mel_bands=40, cepstra=20)),
+    model=replace(studio.model, normalize="corpus"),
+    training=replace(studio.training, choose="last"),
 )
