@@ -208,6 +208,26 @@ def test_a_terminated_crossval_saves_and_vmap_ends_as_one_by_one(
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
+def test_shards_share_the_runs_and_the_last_one_reports(config, crossed, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert crossval(config, workdir, "--crossval.shard", "2", "2") == 0
+    assert "the last of the 3 runs left to others" in capsys.readouterr().out
+    assert sorted(path.name for path in workdir.glob("fold*")) == NAMES[1::2]
+    assert not (workdir / "report").exists()
+    assert crossval(config, workdir, "--crossval.shard", "1", "2", "--training.batch-size", "8") == 2
+    assert "training.batch_size = 4, not 8" in capsys.readouterr().err
+    # Runs that another shard is just beginning are not looked at.
+    (workdir / NAMES[2]).mkdir()
+    (workdir / NAMES[2] / "config.json").write_text("")
+    assert crossval(config, workdir, "--crossval.shard", "1", "4") == 0
+    shutil.rmtree(workdir / NAMES[2])
+    assert crossval(config, workdir, "--crossval.shard", "1", "2") == 0
+    said = capsys.readouterr().out
+    assert "fold1_seed0 (2/3): epoch 1/2" in said
+    assert "report: " in said
+    assert without_session(results_of(workdir)) == without_session(results_of(crossed))
+
+
 def test_a_crossval_begun_before_there_was_a_setting_goes_on(config, crossed, tmp_path):
     shutil.copytree(crossed, tmp_path / "run")
     for file in (tmp_path / "run" / "crossval.json", *(tmp_path / "run").glob("*/config.json")):
@@ -281,6 +301,8 @@ def test_mistakes_are_one_line_each(config, crossed, tmp_path, capsys):
         (["--seeds", "0"], "seeds is 0"),
         (["--protocol", "speaker9"], "speaker6"),
         (["--crossval.vmap", "--parallel.mode", "pmap"], "--parallel.mode single"),
+        (["--crossval.shard", "3", "2"], "crossval.shard is 3 2"),
+        (["--crossval.shard", "0", "2"], "crossval.shard is 0 2"),
     ]:
         assert crossval(config, tmp_path / "run", *flags) == 2
         lines = capsys.readouterr().err.splitlines()

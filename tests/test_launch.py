@@ -284,7 +284,7 @@ def test_published_tables_say_what_their_files_say(file):
         )
     )
     assert (made.config, made.protocol, made.seeds) == (row.config, row.protocol, row.seeds)
-    assert made.crossval == row.crossval
+    assert made.crossval.choose == row.crossval.choose
     text = (ROOT / "BENCHMARKS.md").read_text()
     assert f"`{file.stem}`" in text
     for figures in filter(None, (results["figures"], (results["ensemble"] or {}).get("figures"))):

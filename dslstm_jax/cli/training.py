@@ -49,6 +49,9 @@ class CrossvalConfig:
     vmap: bool = False
     """Train all folds and seeds at once, in one program on one device: for an accelerator that a single run leaves
     idle. On a CPU it is no faster."""
+    shard: tuple[int, int] = (1, 1)
+    """`1 4` trains the first of four shares of the runs: for processes on any machines that see --workdir. Each goes
+    on where it was stopped; the one that ends last writes the report."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def crossval(arguments: Crossval) -> int:
     """dslstm crossval"""
     from rich.console import Console
 
-    from dslstm_jax.evaluation.crossval import crossvalidate
+    from dslstm_jax.evaluation.crossval import Unfinished, crossvalidate
     from dslstm_jax.evaluation.crossval_report import format_summary
     from dslstm_jax.models.recognizer import variable_shapes
     from dslstm_jax.programs import keep_programs
@@ -202,11 +205,17 @@ def crossval(arguments: Crossval) -> int:
             seeds=arguments.seeds,
             resume=arguments.resume,
             vmap=arguments.crossval.vmap,
+            shard=arguments.crossval.shard,
             parallel=parallel,
             console=console,
         )
-        if results is None:
-            return _stopped(console, arguments.resume)
+        if isinstance(results, Unfinished):
+            if results.told_to_end:
+                return _stopped(console, arguments.resume)
+            console.print(
+                f"this shard is done; the report comes with the last of the {results.runs} runs left to others"
+            )
+            return 0
         if parallel.leads:
             print(f"report: {path / 'report' / 'report.md'}")
             print(format_summary(results))

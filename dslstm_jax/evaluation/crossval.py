@@ -14,7 +14,7 @@ from rich.console import Console
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.folds import Split, describe, make_folds
-from dslstm_jax.errors import RunError
+from dslstm_jax.errors import ConfigError, RunError
 from dslstm_jax.evaluation.calibration import calibrate
 from dslstm_jax.evaluation.crossval_report import write_results
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
@@ -59,6 +59,16 @@ class _Job:
         return len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A cross-validation some of whose runs are left to do; the others are saved."""
+
+    told_to_end: bool
+    """Whether this process was; if not, it has done its shard."""
+    runs: int
+    """How many are left."""
+
+
 def crossvalidate(
     path: Path,
     config: Config,
@@ -67,9 +77,10 @@ def crossvalidate(
     seeds: int,
     resume: bool,
     vmap: bool,
+    shard: tuple[int, int],
     parallel: Parallel,
     console: Console,
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | Unfinished:
     """Trains and tests every fold of config.split.protocol under every seed, and reports on all in `path`/report.
 
     `path`/fold0_seed0 and so on are run folders as `dslstm train` makes them. Finished ones are left as they are, and
@@ -82,16 +93,22 @@ def crossvalidate(
       seeds: how many there are.
       resume: go on in a folder that holds a part of it.
       vmap: train all runs at once, in one program on one device.
+      shard: (1, 4) trains the first of four shares of the runs; other processes, over the same folder, train the
+        rest, and the one that ends last reports.
       parallel: the devices.
       console: where the progress goes.
 
     Returns:
-      What results.json holds; None if this process was told to end, and all is saved.
+      What results.json holds, or what is left to do.
 
     Raises:
+      ConfigError: there is no such shard.
       RunError: the folder holds something else, or a run failed; the message names it.
       CorpusError: the protocol does not fit the corpus.
     """
+    share, shares = shard
+    if not 1 <= share <= shares:
+        raise ConfigError(f"crossval.shard is {share} {shares}; the first of four is 1 4, the last 4 4")
     split = config.split
     splits = make_folds(dataset.corpus.utterances, split.protocol, split.seed, validation=split.validation)
     jobs = [
@@ -99,17 +116,21 @@ def crossvalidate(
         for fold, split in enumerate(splits)
         for seed in range(seeds)
     ]
-    _begin(path, config, dataset, jobs, seeds, resume, parallel)
+    own = jobs[share - 1 :: shares]
+    # Another shard may have begun the folder.
+    _begin(path, config, dataset, own, seeds, resume or shares > 1, parallel)
     meter = _Meter()
-    with parallel.told_to_stop() as told_to_stop, _displays(jobs, console, meter, vmap) as displays:
+    with parallel.told_to_stop() as told_to_stop, _displays(own, console, meter, vmap) as displays:
         asked = count(1)
         stop = lambda _=0: told_to_stop(next(asked))  # noqa: E731 (its steps must grow, those of runs begin anew)
         train = _train_together if vmap else _train_one_by_one
-        if not train(jobs, displays, parallel, meter, stop):
-            return None
+        if not train(own, displays, parallel, meter, stop):
+            return Unfinished(told_to_end=True, runs=_count_left(jobs))
     throughput = meter.measured("vmap" if vmap else "one by one")
     if throughput is not None:
         console.print(throughput.describe(), highlight=False, soft_wrap=True)
+    if left := _count_left(jobs):
+        return Unfinished(told_to_end=False, runs=left)
     outcomes = [_outcome(job) for job in jobs]
     results = summarize(
         dataset.corpus, [job.folds for job in jobs[::seeds]], outcomes, config, describe_environment(), throughput
@@ -118,6 +139,10 @@ def crossvalidate(
         records = [open_run(job.path).read_records() for job in jobs]
         write_results(path / "report", results, records, title=f"{dataset.corpus.name}, cross-validation {path.name}")
     return results
+
+
+def _count_left(jobs: Sequence[_Job]) -> int:
+    return sum(not job.finished for job in jobs)
 
 
 def _job(path: Path, config: Config, dataset: Dataset, split: Split, fold: int, seed: int) -> _Job:
