@@ -22,7 +22,7 @@ emodb_studio emodb configs/robust.py:studio $unseen
 ravdess_recipe ravdess configs/robust.py $actors
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none
 ravdess_recipe_ds_lstm ravdess configs/robust.py $actors --model.no-mfcc-branch
-ravdess_recipe_random10 ravdess configs/robust.py:known_speakers --protocol random10 --seeds 2
+ravdess_recipe_random10 ravdess configs/robust.py:known_speakers --protocol random10 --seeds 3
 with_all emodb configs/robust.py $shorter
 without_third_layer emodb configs/robust.py $shorter --model.channels 16 32
 without_second_direction emodb configs/robust.py $shorter --model.no-bidirectional
