@@ -5,8 +5,8 @@
 #
 # EMODB and RAVDESS are the folders of the corpora; RUNS takes a folder for each row. A finished row is left as it is, a
 # half-done one gone on with. Without ROW all are run, a day's work for one core; DRY_RUN=1 prints the commands and starts
-# nothing. On a GPU, add `-- --crossval.vmap --data.keep device`. Two processes share the
-# runs of each row with `-- --crossval.shard 1 2` and `-- --crossval.shard 2 2`.
+# nothing. On a GPU, add `-- --crossval.vmap --data.keep device`. Two processes share the runs of each row with
+# `-- --crossval.shard 1 2` and `-- --crossval.shard 2 2`.
 set -eu
 cd "$(dirname "$0")/.."
 

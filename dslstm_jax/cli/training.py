@@ -182,6 +182,9 @@ def crossval(arguments: Crossval) -> int:
     keep_programs()
     if arguments.seeds < 1:
         raise ConfigError(f"seeds is {arguments.seeds}; it must be at least 1")
+    share, shares = arguments.crossval.shard
+    if not 1 <= share <= shares:
+        raise ConfigError(f"crossval.shard is {share} {shares}; the first of four is 1 4, the last 4 4")
     config = arguments.config
     config = replace(
         config,

@@ -14,7 +14,7 @@ from rich.console import Console
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.folds import Split, describe, make_folds
-from dslstm_jax.errors import ConfigError, RunError
+from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.calibration import calibrate
 from dslstm_jax.evaluation.crossval_report import write_results
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
@@ -102,13 +102,9 @@ def crossvalidate(
       What results.json holds, or what is left to do.
 
     Raises:
-      ConfigError: there is no such shard.
       RunError: the folder holds something else, or a run failed; the message names it.
       CorpusError: the protocol does not fit the corpus.
     """
-    share, shares = shard
-    if not 1 <= share <= shares:
-        raise ConfigError(f"crossval.shard is {share} {shares}; the first of four is 1 4, the last 4 4")
     split = config.split
     splits = make_folds(dataset.corpus.utterances, split.protocol, split.seed, validation=split.validation)
     jobs = [
@@ -116,6 +112,7 @@ def crossvalidate(
         for fold, split in enumerate(splits)
         for seed in range(seeds)
     ]
+    share, shares = shard
     own = jobs[share - 1 :: shares]
     # Another shard may have begun the folder.
     _begin(path, config, dataset, own, seeds, resume or shares > 1, parallel)
