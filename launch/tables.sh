@@ -20,7 +20,7 @@ emodb_recipe_mfcc emodb configs/robust.py $unseen --model.spectrogram-branch non
 emodb_recipe_ds_lstm emodb configs/robust.py $unseen --model.no-mfcc-branch
 emodb_studio emodb configs/robust.py:studio $unseen
 ravdess_recipe ravdess configs/robust.py $actors
-ravdess_studio ravdess configs/robust.py:studio $actors
+ravdess_studio ravdess configs/robust.py:studio --protocol ravdess-actors5 --seeds 2
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none
 ravdess_recipe_ds_lstm ravdess configs/robust.py $actors --model.no-mfcc-branch
 ravdess_recipe_random10 ravdess configs/robust.py:known_speakers --protocol random10 --seeds 3
