@@ -8,8 +8,8 @@ deviation, so that neither the level nor the channel of a recording counts, and 
 therefore cannot stream, as configs/pretrained.py can. The spectrograms are not masked: under masks their CNN learns
 too little.
 
-configs/robust.py:studio is for few recordings from one studio, made at one distance, as EmoDB's are: noise, changes
-of loudness and dropout hold the recipe back there, and are left out. On RAVDESS it is worse than the recipe.
+configs/robust.py:studio is for recordings like EmoDB's, from one studio and at one distance: noise, changes of
+loudness and dropout hold the recipe back there, and are left out. On RAVDESS it is worse than the recipe.
 
 configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
 then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
