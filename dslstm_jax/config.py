@@ -268,9 +268,11 @@ class TrainingConfig:
     batch_statistics: Literal["synchronized", "local"] = "synchronized"
     """Batch normalization on several devices: over all rows of the batch, or over each device's own (faster; the
     figures then depend on the number of devices)."""
-    choose: Literal["validation-best", "last", "test-best"] = "validation-best"
+    choose: Literal["validation-best", "refit", "last", "test-best"] = "validation-best"
     """Which epoch is evaluated and predicts: the one of the best validation UA, the last one, or the one of the best
-    test UA. test-best is peeking, as many papers do, and is called so beside every figure."""
+    test UA. test-best is peeking, as many papers do, and is called so beside every figure. refit: the best validation
+    UA only says how many epochs there are to be; then a new network learns for so long (warm-up and cosine shortened
+    alike) from training and validation utterances together, and its last epoch is taken."""
     choose_over: int = 1
     """Epochs that the UA which chooses is a mean over: an epoch and those before it. The luck of one epoch with few
     validation speakers weighs less with more of them."""

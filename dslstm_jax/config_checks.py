@@ -47,10 +47,10 @@ def check(config: Config) -> None:
     if config.model.remat_every < 0:
         raise ConfigError(f"model.remat_every is {config.model.remat_every}; it must be at least 0, in frames")
     _check_training(config.training)
-    if not config.split.validation and config.training.choose == "validation-best":
+    if not config.split.validation and config.training.choose in ("validation-best", "refit"):
         raise ConfigError(
-            "split.validation is off, and training.choose is validation-best: nothing would choose the epoch; set "
-            "training.choose to last, or hold a validation set back (--split.validation)"
+            f"split.validation is off, and training.choose is {config.training.choose}: nothing would choose the "
+            "epoch; set training.choose to last, or hold a validation set back (--split.validation)"
         )
     if not 0.0 <= config.model.spectrogram_weight <= 1.0:
         raise ConfigError(f"model.spectrogram_weight is {config.model.spectrogram_weight}; it must be in [0, 1]")

@@ -19,6 +19,7 @@ emodb_recipe emodb configs/robust.py $unseen
 emodb_recipe_mfcc emodb configs/robust.py $unseen --model.spectrogram-branch none
 emodb_recipe_ds_lstm emodb configs/robust.py $unseen --model.no-mfcc-branch
 emodb_studio emodb configs/robust.py:studio --protocol speaker5 --seeds 6
+emodb_studio_refit emodb configs/robust.py:studio --protocol speaker5 --seeds 6 --crossval.choose refit
 ravdess_recipe ravdess configs/robust.py $actors
 ravdess_studio ravdess configs/robust.py:studio --protocol ravdess-actors5 --seeds 2
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none

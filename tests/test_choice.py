@@ -43,6 +43,11 @@ def test_the_last_epoch_is_the_best_one_where_it_is_asked_for():
         (TrainingConfig(choose_over=5), "epoch chosen by validation UA, mean of 5 epochs"),
         (TrainingConfig(choose="last", choose_over=5), "last epoch"),
         (TrainingConfig(choose="test-best"), "peeking: test chooses the epoch"),
+        (
+            TrainingConfig(choose="refit", choose_over=5),
+            "number of epochs chosen by validation UA, mean of 5 epochs, then trained anew with the validation "
+            "utterances",
+        ),
     ],
 )
 def test_the_rule_is_said(training, words):

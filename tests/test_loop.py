@@ -207,7 +207,7 @@ def test_training_weighs_the_classes_alike_and_validation_does_not(tones, tmp_pa
     labels = dataset.corpus.labels
     run = create_run(tmp_path / "run", config, labels, describe(dataset.corpus.utterances, dataset.split))
     display = display_on(Console(quiet=True))
-    one = course(run, dataset, make_parallel(ParallelConfig(mode="single")), display, lambda _: False)
+    one = course(run, dataset, make_parallel(ParallelConfig(mode="single")), display, lambda: False)
     begin, weights, answer = next(one), {Learn: {}, Examine: {}}, None
     totals = Totals(np.float32(1), np.float32(1), np.ones((3, 3), np.float32))
     with suppress(StopIteration):

@@ -129,7 +129,7 @@ def make_runs(folder, settings, kinds, keep="files"):
     return runs, datasets
 
 
-def run_together(runs, datasets, stop=lambda _: False):
+def run_together(runs, datasets, stop=lambda: False):
     displays = [display_on(QUIET)] * len(runs)
     return fit_together(runs, datasets, parallel=SINGLE, displays=displays, told_to_stop=stop)
 
@@ -147,7 +147,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
     together, _ = make_runs(tmp_path / "together", quick, kinds, keep="device")
     asked = []
     # Stopped in the first epoch, at another batch in each run.
-    assert not run_together(together, datasets, stop=lambda step: asked.append(step) or len(asked) > 6)
+    assert not run_together(together, datasets, stop=lambda: asked.append(None) or len(asked) > 6)
     assert all(list(run.checkpoints.iterdir()) for run in together)
     shutil.copytree(tmp_path / "together", tmp_path / "mixed")
     assert run_together(together, datasets)
@@ -166,4 +166,4 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
 def test_several_devices_are_refused():
     two = make_parallel(ParallelConfig(mode="pmap"))
     with pytest.raises(ConfigError, match=r"--parallel\.mode single"):
-        fit_together([], [], parallel=two, displays=[], told_to_stop=lambda _: False)
+        fit_together([], [], parallel=two, displays=[], told_to_stop=lambda: False)

@@ -37,7 +37,7 @@ class Train:
     config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
 
 
-Choose = Literal["validation-best", "last", "test-best"]
+Choose = Literal["validation-best", "refit", "last", "test-best"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dslstm_jax.evaluation.evaluate import evaluate
 from dslstm_jax.evaluation.statistics import calibration_error
 from dslstm_jax.files import write_json
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.run import Run
+from dslstm_jax.training.run import Run, open_chooser
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures that are looked for."""
@@ -56,7 +56,8 @@ def negative_log_likelihood(probabilities: Float[np.ndarray, "N C"], truths: Int
 
 
 def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float | None:
-    """Fits the temperature of the run's chosen epoch on its validation side, and writes calibration.json.
+    """Fits the temperature of the run's chosen epoch on its validation side, and writes calibration.json. Where
+    training.choose is refit, it is that of the network that had not learned from that side.
 
     Args:
       run: the run folder.
@@ -72,7 +73,7 @@ def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float | None:
     """
     if not dataset.split.validation:
         return None
-    result = evaluate(run, dataset, "validation", parallel)
+    result = evaluate(open_chooser(run), dataset, "validation", parallel)
     temperature = fit_temperature(result.probabilities, result.truths)
     sides = {"before": result.probabilities, "after": with_temperature(result.probabilities, temperature)}
     if parallel.leads:

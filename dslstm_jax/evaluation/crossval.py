@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
 from dslstm_jax.evaluation.results import Outcome, Throughput, summarize
 from dslstm_jax.files import make_folder, to_json, write_json, write_text
 from dslstm_jax.progress import progress_bar
-from dslstm_jax.training.loop import Display, course, follow
+from dslstm_jax.training.loop import Display, fit_stages
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import (
     Run,
@@ -29,6 +28,7 @@ from dslstm_jax.training.run import (
     check_same_settings,
     create_run,
     describe_environment,
+    open_chooser,
     open_run,
     read_json,
 )
@@ -53,10 +53,24 @@ class _Job:
         return (self.path / _PREDICTIONS).exists()
 
     @property
-    def epochs(self) -> int:
-        """Those that lie behind."""
-        metrics = self.path / "metrics.jsonl"
-        return len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
+    def utterances(self) -> int:
+        """Most that are learned from, over all epochs: with training.choose refit there may be fewer."""
+        return self.config.training.epochs * sum(self._stages.values())
+
+    @property
+    def learned(self) -> int:
+        """Of `utterances`, those that lie behind."""
+        if self.finished:
+            return self.utterances
+        return sum(_count_lines(folder / "metrics.jsonl") * epoch for folder, epoch in self._stages.items())
+
+    @property
+    def _stages(self) -> dict[Path, int]:
+        """Run folders that are trained, and the utterances of an epoch of each."""
+        run, split = Run(self.path, self.config, self.dataset.corpus.labels), self.dataset.split
+        if self.config.training.choose != "refit":
+            return {run.path: len(split.train)}
+        return {run.selection: len(split.train), run.path: len(split.train + split.validation)}
 
 
 @dataclass(frozen=True)
@@ -118,10 +132,8 @@ def crossvalidate(
     _begin(path, config, dataset, own, seeds, resume or shares > 1, parallel)
     meter = _Meter()
     with parallel.told_to_stop() as told_to_stop, _displays(own, console, meter, vmap) as displays:
-        asked = count(1)
-        stop = lambda _=0: told_to_stop(next(asked))  # noqa: E731 (its steps must grow, those of runs begin anew)
         train = _train_together if vmap else _train_one_by_one
-        if not train(own, displays, parallel, meter, stop):
+        if not train(own, displays, parallel, meter, told_to_stop):
             return Unfinished(told_to_end=True, runs=_count_left(jobs))
     throughput = meter.measured("vmap" if vmap else "one by one")
     if throughput is not None:
@@ -133,9 +145,13 @@ def crossvalidate(
         dataset.corpus, [job.folds for job in jobs[::seeds]], outcomes, config, describe_environment(), throughput
     )
     if parallel.leads:
-        records = [open_run(job.path).read_records() for job in jobs]
+        records = [open_chooser(open_run(job.path)).read_records() for job in jobs]
         write_results(path / "report", results, records, title=f"{dataset.corpus.name}, cross-validation {path.name}")
     return results
+
+
+def _count_lines(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0
 
 
 def _count_left(jobs: Sequence[_Job]) -> int:
@@ -180,7 +196,7 @@ def _open(job: _Job, parallel: Parallel) -> Run:
     return open_run(job.path)
 
 
-Train = Callable[[Sequence[_Job], Sequence[Display], Parallel, "_Meter", Callable[..., bool]], bool]
+Train = Callable[[Sequence[_Job], Sequence[Display], Parallel, "_Meter", Callable[[], bool]], bool]
 
 
 def _train_one_by_one(
@@ -188,17 +204,17 @@ def _train_one_by_one(
     displays: Sequence[Display],
     parallel: Parallel,
     meter: "_Meter",
-    stop: Callable[..., bool],
+    told_to_stop: Callable[[], bool],
 ) -> bool:
     for job, display in zip(jobs, displays, strict=True):
         if job.finished:
             continue
-        if stop():
+        if told_to_stop():
             return False
         run = _open(job, parallel)
         try:
             with meter.running():
-                going_on = follow(course(run, job.dataset, parallel, display, stop), run, parallel)
+                going_on = fit_stages(run, job.dataset, parallel, display, told_to_stop)
         except RunError as error:
             raise RunError(f"{run.path.name}: {error}") from error
         if not going_on:
@@ -212,7 +228,7 @@ def _train_together(
     displays: Sequence[Display],
     parallel: Parallel,
     meter: "_Meter",
-    stop: Callable[..., bool],
+    told_to_stop: Callable[[], bool],
 ) -> bool:
     left = [(job, display) for job, display in zip(jobs, displays, strict=True) if not job.finished]
     runs = [_open(job, parallel) for job, _ in left]
@@ -224,7 +240,7 @@ def _train_together(
             [job.dataset for job, _ in left],
             parallel=parallel,
             displays=[display for _, display in left],
-            told_to_stop=stop,
+            told_to_stop=told_to_stop,
         )
     if finished:
         for (job, display), run in zip(left, runs, strict=True):
@@ -233,6 +249,8 @@ def _train_together(
 
 
 def _test(job: _Job, run: Run, display: Display, parallel: Parallel) -> None:
+    with display.bar("to be tested", 0, job.utterances - job.learned):  # what was not to be learned is behind, too
+        pass
     temperature = calibrate(run, job.dataset, parallel)
     result = evaluate(run, job.dataset, "test", parallel)
     display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
@@ -285,8 +303,7 @@ class _Meter:
 @contextmanager
 def _displays(jobs: Sequence[_Job], console: Console, meter: _Meter, vmap: bool) -> Iterator[list[Display]]:
     """A display for each run, which share one bar: it counts the utterances of all epochs of all runs."""
-    whole = sum(len(job.dataset.split.train) * job.config.training.epochs for job in jobs)
-    before = sum(len(job.dataset.split.train) * job.epochs for job in jobs)
+    whole, before = sum(job.utterances for job in jobs), sum(job.learned for job in jobs)
     with progress_bar(console, f"{len(jobs)} runs", whole, before) as advance:
 
         def display(number: int, job: _Job) -> Display:

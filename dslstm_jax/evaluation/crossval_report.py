@@ -102,7 +102,7 @@ def _report(results: Mapping[str, Any], title: str, protocol: str) -> list[str]:
         f"predictions of all folds together; the intervals are theirs, by {RESAMPLES} bootstrap resamples.",
         "",
         f"Calibration error (ECE, {BINS} bins): {_describe_calibration(results, folds)}. "
-        + ("The temperature is fitted on each run's validation side." if _validated(folds) else "No temperature."),
+        + (_describe_temperature(results["choose"]) if _validated(folds) else "No temperature."),
         "",
         *(_report_ensemble(results["ensemble"], folds) if results["ensemble"] else []),
         "| class | utterances | recall |",
@@ -149,6 +149,11 @@ def _report_ensemble(ensemble: Mapping[str, Any], folds: Sequence[Mapping[str, A
 def _validated(folds: Sequence[Mapping[str, Any]]) -> bool:
     """Whether utterances were held back for validation."""
     return any(fold["validation"]["utterances"] for fold in folds)
+
+
+def _describe_temperature(choose: str) -> str:
+    by = ", by the network that had not learned from it" if choose == "refit" else ""
+    return f"The temperature is fitted on each run's validation side{by}."
 
 
 def _describe_calibration(found: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> str:

@@ -21,7 +21,7 @@ from dslstm_jax.training.feeding import placing
 from dslstm_jax.training.loop import add, program_config
 from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.run import Run
+from dslstm_jax.training.run import Run, open_chooser
 from dslstm_jax.training.step import Totals
 
 Side = Literal["train", "validation", "test"]
@@ -75,7 +75,7 @@ def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
     dealt = re.fullmatch(r"(speaker|random)[0-9]+|corpus", config.protocol)  # the others do not use the seed
     seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
-    if side == "train":
+    if side == "train" or (side == "validation" and run.config.training.choose == "refit"):
         who = "the utterances it was trained on"
     elif dealt and dealt[1] == "random":
         who = "speakers shared with training"
@@ -141,7 +141,7 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
             protocol=result.protocol,
             matrix=result.confusion,
             labels=run.labels,
-            records=run.read_records(),
+            records=open_chooser(run).read_records(),
             best_epoch=epoch,
         )
     return result

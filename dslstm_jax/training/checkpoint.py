@@ -27,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import Variables, variable_shapes
+from dslstm_jax.training.choice import FIGURES
 from dslstm_jax.training.digests import DIGESTS, UNFINISHED, digest_line, find_fault, read_digests, write_digests
 from dslstm_jax.training.quiet import quiet_event_loops
 from dslstm_jax.training.run import Record, Run
@@ -347,7 +348,7 @@ def load_best(run: Run) -> tuple[Variables, int]:
       RunError: there is no checkpoint, or it is damaged or of another model.
     """
     with Checkpoints(run.checkpoints) as checkpoints:
-        last = run.config.training.choose == "last"
+        last = FIGURES[run.config.training.choose] == "epoch"
         return checkpoints.restore_best(variable_shapes(run.config, len(run.labels)), last=last)
 
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from dslstm_jax.config import Config, TrainingConfig
 from dslstm_jax.training.run import Record
 
-FIGURES = {"validation-best": "validation_ua", "last": "epoch", "test-best": "test_ua"}
+FIGURES = {"validation-best": "validation_ua", "refit": "epoch", "last": "epoch", "test-best": "test_ua"}
 """Of an epoch's record, what training.choose looks at."""
 
 
@@ -26,4 +26,6 @@ def _describe(training: TrainingConfig) -> str:
     mean = f", mean of {training.choose_over} epochs" if training.choose_over > 1 else ""
     if training.choose == "test-best":
         return f"peeking: test chooses the epoch{mean}"
+    if training.choose == "refit":
+        return f"number of epochs chosen by validation UA{mean}, then trained anew with the validation utterances"
     return f"epoch chosen by validation UA{mean}"

@@ -28,6 +28,7 @@ from dslstm_jax.training.choice import score
 from dslstm_jax.training.feeding import placing
 from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.refit import stages
 from dslstm_jax.training.run import Record, Run
 from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer
 
@@ -179,7 +180,8 @@ def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> 
 
     Args:
       run: the folder that takes metrics.jsonl, TensorBoard events and checkpoints.
-      dataset: its split's `train` is learned from, `validation` chooses the epoch, `test` is not touched.
+      dataset: its split's `train` is learned from, `validation` chooses the epoch, `test` is not touched;
+        training.choose may say otherwise.
       parallel: the devices; where a run was stopped on others, it goes on with the same figures but for rounding.
       console: where the progress goes.
 
@@ -190,7 +192,17 @@ def fit(run: Run, dataset: Dataset, *, parallel: Parallel, console: Console) -> 
       RunError: the loss is no longer finite, or a checkpoint cannot be restored or written.
     """
     with parallel.told_to_stop() as told_to_stop:
-        return follow(course(run, dataset, parallel, display_on(console), told_to_stop), run, parallel)
+        return fit_stages(run, dataset, parallel, display_on(console), told_to_stop)
+
+
+def fit_stages(
+    run: Run, dataset: Dataset, parallel: Parallel, display: Display, told_to_stop: Callable[[], bool]
+) -> bool:
+    """`fit`, for a caller that catches the signal and shows the progress."""
+    return all(
+        follow(course(stage, part, parallel, display, told_to_stop), stage, parallel)
+        for stage, part in stages(run, dataset, parallel, display.tell)
+    )
 
 
 def follow(course: Course, run: Run, parallel: Parallel) -> bool:
@@ -220,7 +232,7 @@ def course(
     dataset: Dataset,
     parallel: Parallel,
     display: Display,
-    told_to_stop: Callable[[int], bool],
+    told_to_stop: Callable[[], bool],
     place: Callable[[Batch], Batch] | None = None,
 ) -> Course:
     """All that `fit` does for a run but the steps, which it asks for.
@@ -276,7 +288,7 @@ def course(
                         totals = yield Learn(batch)
                         learned.push(totals, partial(_name_batch, dataset, plan[number - 1], epoch, number))
                         done(len(plan[number - 1].members))
-                        stop = told_to_stop((epoch - 1) * train.steps + number)
+                        stop = told_to_stop()
                         if number < train.steps and (stop or number % training.checkpoint_every == 0):
                             progress = Progress(epoch, number, learned.flush(), records)
                             checkpoints.save((yield Fetch()), progress)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -107,19 +108,27 @@ class Parallel:
         return self.share[0] == 0
 
     @contextmanager
-    def told_to_stop(self) -> Iterator[Callable[[int], bool]]:
-        """Yields what is to be asked at each step (the steps must grow): whether SIGTERM came. All processes get the
+    def told_to_stop(self) -> Iterator[Callable[[], bool]]:
+        """Yields what is to be asked at each step, by all processes alike: whether SIGTERM came. They all get the
         same answer at the same step."""
-        if self.share[1] > 1:  # the runtime catches the signal, and agrees on a step
-            yield multihost_utils.reached_preemption_sync_point
-            return
         came: list[int] = []
+        if self.share[1] > 1:  # the runtime catches the signal, and agrees on a step: it says yes at that one alone
+            steps = count(1)
+
+            def agreed() -> bool:
+                step = next(steps)
+                if multihost_utils.reached_preemption_sync_point(step):
+                    came.append(step)
+                return bool(came)
+
+            yield agreed
+            return
         if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
-            yield lambda _: False
+            yield lambda: False
             return
         before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
         try:
-            yield lambda _: bool(came)
+            yield lambda: bool(came)
         finally:
             signal.signal(signal.SIGTERM, before)
 

@@ -49,6 +49,11 @@ class Run:
     def calibration(self) -> Path:
         return self.path / "calibration.json"
 
+    @property
+    def selection(self) -> Path:
+        """Run folder of the network that says how many epochs there are to be, where training.choose is refit."""
+        return self.path / "selection"
+
     def write_records(self, records: Sequence[Record]) -> None:
         """metrics.jsonl: a line for each epoch."""
         write_text(self.metrics, "".join(to_json(record) + "\n" for record in records))
@@ -144,6 +149,15 @@ def open_run(path: Path) -> Run:
         raise RunError(f"{path} is not a run folder: it has no config.json")
     config = from_dict(read_json(path / "config.json"), source=str(path / "config.json"))
     return Run(path, config, tuple(read_json(path / "labels.json")))
+
+
+def open_chooser(run: Run) -> Run:
+    """The run whose validation chooses: the same one, or its selection where training.choose is refit.
+
+    Raises:
+      RunError: as in `open_run`.
+    """
+    return open_run(run.selection) if run.config.training.choose == "refit" else run
 
 
 def check_resumable(run: Run, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> None:

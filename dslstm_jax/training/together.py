@@ -33,6 +33,7 @@ from dslstm_jax.training.loop import (
     seed_of,
 )
 from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.refit import stages
 from dslstm_jax.training.run import Run
 from dslstm_jax.training.step import Totals, TrainState, eval_step, train_step
 
@@ -126,7 +127,7 @@ def fit_together(
     *,
     parallel: Parallel,
     displays: Sequence[Display],
-    told_to_stop: Callable[[int], bool],
+    told_to_stop: Callable[[], bool],
 ) -> bool:
     """`fit` of all runs at once on one device: each with its own seed, batches and checkpoints.
 
@@ -149,16 +150,25 @@ def fit_together(
     """
     if parallel.mode != "single":
         raise ConfigError("crossval.vmap puts all runs on one device; give --parallel.mode single")
-    courses = [
-        course(run, dataset, parallel, display, told_to_stop, place=lambda batch: batch)
+
+    def fit_stage(stage: Sequence[tuple[Run, Dataset]]) -> bool:
+        runs = [run for run, _ in stage]
+        courses = [
+            course(run, dataset, parallel, display, told_to_stop, place=lambda batch: batch)
+            for (run, dataset), display in zip(stage, displays, strict=True)
+        ]
+        try:
+            recordings = resident(datasets[0], runs[0].config, parallel)
+            return _follow_all(courses, runs, parallel.devices[0], recordings)
+        finally:
+            for one in courses:
+                one.close()
+
+    staged = [
+        stages(run, dataset, parallel, display.tell)
         for run, dataset, display in zip(runs, datasets, displays, strict=True)
     ]
-    try:
-        recordings = resident(datasets[0], runs[0].config, parallel)
-        return _follow_all(courses, runs, parallel.devices[0], recordings)
-    finally:
-        for one in courses:
-            one.close()
+    return all(fit_stage(stage) for stage in zip(*staged, strict=True))
 
 
 def _follow_all(
