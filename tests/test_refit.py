@@ -172,6 +172,7 @@ def test_a_crossval_refits_every_run_alone_or_together(config, refitted, tmp_pat
     )
     assert f"Protocol: speaker3, 3 folds, 1 seed, {chosen}." in report
     assert "validation side, by the network that had not learned from it." in report
+    assert "The curves are of the networks that said how many epochs." in report
     together = crossval(config, tmp_path / "together", "--crossval.vmap")
     assert [run["epoch"] for run in together["runs"]] == epochs
     probabilities = [found["predictions"]["probabilities"] for found in (alone, together)]

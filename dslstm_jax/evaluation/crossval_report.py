@@ -125,6 +125,7 @@ def _report(results: Mapping[str, Any], title: str, protocol: str) -> list[str]:
         "",
         "![Training curves](curves.png)",
         "",
+        *(["The curves are of the networks that said how many epochs.", ""] if results["choose"] == "refit" else []),
         f"Commit: {environment['commit'] or 'unknown'}.",
         f"Command: `{' '.join(environment['command'])}`.",
         f"Python {environment['python']}, "
