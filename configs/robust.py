@@ -9,7 +9,8 @@ therefore cannot stream, as configs/pretrained.py can. The spectrograms are not 
 too little.
 
 configs/robust.py:studio is for recordings like EmoDB's, from one studio and at one distance: noise, changes of
-loudness and dropout hold the recipe back there, and are left out. On RAVDESS it is worse than the recipe.
+loudness and dropout hold the recipe back there, and are left out. On RAVDESS it is worse than the recipe. Where
+speakers are as few, --training.choose refit lets those that validate train, too.
 
 configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
 then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
