@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 
 import jax
@@ -131,24 +132,16 @@ def crossval(config, workdir, *flags):
 def test_a_crossval_refits_every_run_alone_or_together(config, refitted, tmp_path, monkeypatch):
     bars = []
 
+    @contextmanager
     def counted(console, name, steps, done=0):
         bars.append([steps, done])
-        bar = progress_bar(console, name, steps, done)
+        with progress_bar(console, name, steps, done) as advance:
 
-        class Counted:
-            def __enter__(self):
-                advance = bar.__enter__()
+            def count(steps=1, name=None):
+                bars[-1][1] += steps
+                advance(steps, name)
 
-                def count(steps=1, name=None):
-                    bars[-1][1] += steps
-                    advance(steps, name)
-
-                return count
-
-            def __exit__(self, *error):
-                return bar.__exit__(*error)
-
-        return Counted()
+            yield count
 
     monkeypatch.setattr(crossval_module, "progress_bar", counted)
     drawn = []
