@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny import tiny_config, write_config
+from tiny import read_figures, tiny_config, write_config
 
 from dslstm_jax.cli import main
 from dslstm_jax.config import CorpusConfig, DataConfig, ModelConfig, ParallelConfig
@@ -30,20 +30,14 @@ from dslstm_jax.training.run import create_run
 from dslstm_jax.training.step import Totals
 
 
-def records(run) -> list[dict[str, float]]:
-    """metrics.jsonl without the speed, which no two runs share."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "utterances_per_second"} for row in rows]
-
-
 def assert_same_end(run, other):
-    assert records(run) == records(other)
+    assert read_figures(run) == read_figures(other)
     ours, theirs = load(run).variables, load(other).variables
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_it_learns(trained):
-    rows = records(trained)
+    rows = read_figures(trained)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert rows[-1]["train_ua"] > 0.5
@@ -85,7 +79,7 @@ def test_a_run_stopped_half_way_and_resumed_ends_the_same(trained, tones, tmp_pa
 
     monkeypatch.setattr(Loader, "batches", interrupted)
     assert main(arguments) == 130
-    assert len(records(tmp_path / "run")) == 2
+    assert len(read_figures(tmp_path / "run")) == 2
     monkeypatch.setattr(Loader, "batches", whole)
     assert main(arguments) == 2
     assert "--resume" in capsys.readouterr().err
@@ -101,7 +95,7 @@ def test_a_killed_process_resumes_to_the_same_end(trained, tones, tmp_path):
     command = [sys.executable, "-m", "dslstm_jax", "train", str(config), "--workdir", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not (run / "metrics.jsonl").exists() or len(records(run)) < 2:
+    while not (run / "metrics.jsonl").exists() or len(read_figures(run)) < 2:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -151,7 +145,7 @@ def test_a_terminated_run_saves_and_says_how_to_go_on(trained, tones, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["dslstm", *arguments])  # which it repeats
     assert main(arguments) == 0
     assert f"stopped; resume with: dslstm train {config} --workdir {run} --resume" in capsys.readouterr().out
-    assert len(records(run)) == 1
+    assert len(read_figures(run)) == 1
     monkeypatch.setattr(Loader, "batches", whole)
     assert main([*arguments, "--resume"]) == 0
     assert "resumed after epoch 1 and" in capsys.readouterr().out

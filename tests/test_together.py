@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from rich.console import Console
-from tiny import MODEL, tiny_config
+from tiny import MODEL, read_figures, tiny_config
 
 from dslstm_jax.config import AugmentationConfig, DataConfig, ModelConfig, ParallelConfig, SplitConfig
 from dslstm_jax.data.corpora import load_corpus
@@ -134,10 +134,6 @@ def run_together(runs, datasets, stop=lambda: False):
     return fit_together(runs, datasets, parallel=SINGLE, displays=displays, told_to_stop=stop)
 
 
-def figures_of(run):
-    return [{k: v for k, v in row.items() if k != "utterances_per_second"} for row in run.read_records()]
-
-
 def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_checkpoints(quick, tmp_path):
     kinds = [(0, 0), (2, 0), (2, 1)]
     alone, datasets = make_runs(tmp_path / "alone", quick, kinds)
@@ -156,7 +152,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
         assert fit(run, dataset, parallel=SINGLE, console=QUIET)
     for expected, *others in zip(alone, together, mixed, strict=True):
         for run in others:
-            for row, same in zip(figures_of(run), figures_of(expected), strict=True):
+            for row, same in zip(read_figures(run.path), read_figures(expected.path), strict=True):
                 assert row == pytest.approx(same, abs=2e-4)
             assert_close(load_best(run)[0], load_best(expected)[0], 1e-4)
             with Checkpoints(run.checkpoints) as checkpoints:

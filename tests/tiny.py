@@ -1,5 +1,6 @@
 """A recognizer small enough to train within a test, and a corpus of tones it can learn."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,9 @@ def write_tones(root: Path) -> Path:
                 samples = 0.3 * tone + 0.02 * generator.normal(size=time.size)
                 soundfile.write(root / "wav" / f"{speaker}{text}{emotion}a.wav", samples, 16_000, subtype="PCM_16")
     return root
+
+
+def read_figures(run: Path) -> list[dict[str, float]]:
+    """metrics.jsonl of a run folder without the speed, which no two runs share."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "utterances_per_second"} for row in rows]
