@@ -14,6 +14,8 @@ rows() { # name, corpus, config and flags
   local unseen="--protocol speaker5 --seeds 3" actors="--protocol ravdess-actors5 --seeds 3" row
   # Without an element at a time: three folds of speakers, half the epochs, and no luck of an epoch that validation chose.
   local shorter="--protocol speaker3 --seeds 3 --split.no-validation --training.choose last --training.epochs 25"
+  local first=--features.spectrograms.0 second=--features.spectrograms.1
+  local stretched="$first.frames 230 $second.frames 120"
   cat <<END
 emodb_recipe emodb configs/robust.py $unseen
 emodb_recipe_mfcc emodb configs/robust.py $unseen --model.spectrogram-branch none
@@ -38,6 +40,14 @@ without_pitch emodb configs/robust.py $shorter --features.no-pitch
 without_normalization emodb configs/robust.py $shorter --model.normalize none
 corpus_normalization emodb configs/robust.py $shorter --model.normalize corpus
 without_attention emodb configs/robust.py $shorter --model.pooling mean
+statistics_pooling emodb configs/robust.py $shorter --model.pooling statistics
+with_layer_norm emodb configs/robust.py $shorter --model.recurrent-norm layer
+with_shared_norm emodb configs/robust.py $shorter --model.recurrent-norm shared
+with_stretched_time emodb configs/robust.py $shorter $stretched
+with_step_norm emodb configs/robust.py $shorter $stretched --model.recurrent-norm step
+with_paper_units emodb configs/robust.py $shorter --model.hidden 200 --model.mfcc-hidden 200
+with_finer_spectrograms emodb configs/robust.py $shorter $first.n-fft 256 $first.hop-length 160 $first.mel-bands 20 \
+  $second.n-fft 512 $second.hop-length 320 $second.mel-bands 40
 without_dropout emodb configs/robust.py $shorter --model.dropout 0
 without_smoothing emodb configs/robust.py $shorter --training.label-smoothing 0
 without_class_weights emodb configs/robust.py $shorter --training.class-weights none

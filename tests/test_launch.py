@@ -236,7 +236,7 @@ def test_every_row_of_the_tables_is_a_cross_validation(tmp_path):
     found = [_parse("crossval", command[2:]) for command in commands]
     assert all(command[:2] == ["dslstm", "crossval"] for command in commands)
     rows = [arguments.workdir.name for arguments in found]
-    assert len(set(rows)) == len(rows) == 45
+    assert len(set(rows)) == len(rows) == 52
     for row, arguments in zip(rows, found, strict=True):
         corpus = arguments.config.corpus
         assert (corpus.name, corpus.root) == (("ravdess", "/my ravdess") if "ravdess" in row else ("emodb", "/emodb"))
