@@ -16,7 +16,15 @@ from dslstm_jax.evaluation.results import Outcome, Predictions, gather_predictio
 from dslstm_jax.evaluation.statistics import calibration_error
 
 LABELS = ("happy", "sad")
-ENVIRONMENT = {"commit": None, "command": ["dslstm"], "python": "3.11", "packages": {}, "devices": ["cpu"]}
+ENVIRONMENT = {
+    "commit": None,
+    "command": ["dslstm"],
+    "python": "3.11",
+    "processor": "abacus",
+    "cores": 1,
+    "packages": {},
+    "devices": ["cpu"],
+}
 
 
 def crossed(folder, *, wrong, seeds=2, labels=LABELS, protocol="speaker3", drop=(), shuffle=False, corpora=""):

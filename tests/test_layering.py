@@ -58,6 +58,7 @@ ROOMS = [
     ["training"],
     ["training.metrics"],
     ["training.step"],
+    ["training.environment"],
     ["training.run"],
     ["training.parallel"],
     ["training.feeding"],

@@ -1,11 +1,8 @@
 """What every benchmark shares: warm, blocked timings, the machine they were taken on, and the places they go to."""
 
 import importlib.metadata
-import os
-import platform
 import re
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +14,7 @@ import numpy as np
 
 from dslstm_jax.errors import RunError
 from dslstm_jax.files import write_json, write_text
-from dslstm_jax.training.run import describe_environment
+from dslstm_jax.training.environment import describe_environment, describe_machine
 
 Row = Mapping[str, Any]
 """One measured line: its columns by name; None where a column does not apply."""
@@ -77,34 +74,16 @@ def _cell(value: Any) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions (of the peers that are installed, too), devices, processor, cores, commit and command."""
+    """describe_environment, with the versions of the peers that are installed."""
     found = describe_environment()
     peers = {name: version for name in PEERS if (version := _version(name))}
-    more = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "commit": _commit()}
-    return {**found, "packages": {**found["packages"], **peers}, **more}
+    return {**found, "packages": {**found["packages"], **peers}}
 
 
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor()
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, marked if it was changed since; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
         return None
 
 
@@ -131,11 +110,9 @@ def _with_block(path: Path, report: Report, about: Mapping[str, Any]) -> str:
     command = shlex.join(["dslstm", *about["command"][1:]])
     named = [name for name in ("jax", "flax", "numpy", "grain", *PEERS) if name in about["packages"]]
     packages = ", ".join(f"{name} {about['packages'][name]}" for name in named)
-    devices = ", ".join(dict.fromkeys(about["devices"]))
-    machine = (
-        f"{about['processor']}, {about['cores']} cores, devices: {devices}; Python {about['python']}, {packages}"
-    )
-    said = [f"`{command}` at {about['commit']}; {machine}.", report.table(), *report.notes]
+    commit = re.sub(r"^(\w{7})\w+", r"\1", about["commit"] or "an unknown commit")
+    machine = f"{describe_machine(about)}; Python {about['python']}, {packages}"
+    said = [f"`{command}` at {commit}; {machine}.", report.table(), *report.notes]
     return "\n\n".join([before + begin, *said, end + after])
 
 

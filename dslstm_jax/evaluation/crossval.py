@@ -20,6 +20,7 @@ from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
 from dslstm_jax.evaluation.results import Outcome, Throughput, summarize
 from dslstm_jax.files import make_folder, to_json, write_json, write_text
 from dslstm_jax.progress import progress_bar
+from dslstm_jax.training.environment import describe_environment
 from dslstm_jax.training.loop import Display, fit_stages
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.run import (
@@ -27,7 +28,6 @@ from dslstm_jax.training.run import (
     check_resumable,
     check_same_settings,
     create_run,
-    describe_environment,
     open_chooser,
     open_run,
     read_json,

@@ -19,6 +19,7 @@ from dslstm_jax.evaluation.report import (
 from dslstm_jax.evaluation.results import FIGURES, NAMES, Throughput
 from dslstm_jax.evaluation.statistics import BINS, RESAMPLES
 from dslstm_jax.files import make_folder, to_json, write_text
+from dslstm_jax.training.environment import describe_machine
 from dslstm_jax.training.run import Record, read_json
 
 
@@ -130,7 +131,7 @@ def _report(results: Mapping[str, Any], title: str, protocol: str) -> list[str]:
         f"Command: `{' '.join(environment['command'])}`.",
         f"Python {environment['python']}, "
         + ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-        + f"; {', '.join(sorted(set(environment['devices'])))}.",
+        + f"; {describe_machine(environment)}.",
     ]
     if results["throughput"]:
         lines += ["", f"Training, {Throughput(**results['throughput']).describe()}."]

@@ -1,21 +1,16 @@
 """A run folder: what was run, on whom, on what machine, and what came of it; it needs nothing outside itself."""
 
-import importlib.metadata
 import json
 import math
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.errors import RunError
 from dslstm_jax.files import flatten, make_folder, to_json, write_json, write_text
+from dslstm_jax.training.environment import describe_environment
 
 Record = Mapping[str, Any]
 """One epoch's line of metrics.jsonl."""
@@ -91,34 +86,6 @@ class Run:
                 "--resume writes it again"
             )
         return float(temperature)
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions, device and command of this process."""
-    packages = ("dslstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "soxr")
-    return {
-        "command": sys.argv,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of this code, with -dirty where it was changed; None where it is not run from a repository."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside another repository
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def create_run(path: Path, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> Run:
