@@ -10,7 +10,7 @@ too little. It is small, to be trained in minutes; on EmoDB the paper's 200 unit
 --model.hidden 200 --model.mfcc-hidden 200.
 
 configs/robust.py:studio is for recordings like EmoDB's, from one studio and at one distance: noise, changes of
-loudness and dropout hold the recipe back there, and are left out. On RAVDESS it is worse than the recipe. Where
+loudness and dropout, together, hold it back there, and are left out. On RAVDESS it is worse than the recipe. Where
 speakers are as few, --training.choose refit lets those that validate train, too.
 
 configs/robust.py:known_speakers is for speakers who are heard in training: how loud and how high one of them speaks
