@@ -2,12 +2,14 @@
 
 import platform
 import re
+from pathlib import Path
 
 import pytest
 
 from dslstm_jax.training import environment
 from dslstm_jax.training.environment import describe_environment, describe_machine
 
+ROOT = Path(__file__).parents[1]
 EPYC = """processor\t: 0
 vendor_id\t: AuthenticAMD
 cpu family\t: 26
@@ -19,7 +21,10 @@ stepping\t: 1
 
 def test_it_says_what_a_figure_depends_on():
     found = describe_environment()
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found["commit"])
+    if (ROOT / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found["commit"])
+    else:
+        assert found["commit"] is None
     assert found["packages"]["jax"]
     assert 1 <= found["cores"] <= 4096
     assert describe_machine({**found, "processor": "abacus"}).startswith(f"abacus, {found['cores']} core")
