@@ -17,6 +17,7 @@ from tiny import MODEL, tiny_config, write_config
 
 from dslstm_jax.cli.entry import _parse
 from dslstm_jax.config import DataConfig
+from dslstm_jax.evaluation.compare import compare, read_comparable
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -295,3 +296,32 @@ def test_published_tables_say_what_their_files_say(name):
         assert f"| {figures['wa']['mean']:.3f} | {figures['ua']['mean']:.3f} |" in text
     assert results["environment"]["commit"][:7] in text
     assert not re.search(r'"/(home|root|tmp|work)/', file.read_text())
+
+
+ELEMENTS = sorted(
+    str(file.relative_to(TABLES))[:-5]
+    for file in TABLES.rglob("*.json")
+    if file.stem.startswith(("with_", "without_", "corpus_n", "statistics_p")) and file.stem != "with_all"
+)
+
+
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_published_differences_are_those_of_the_files(name):
+    """A row about an element has its own figures, its difference to with_all, and what all six seeds say."""
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "BENCHMARKS.md").read_text(), re.MULTILINE)
+    own, whole = TABLES / f"{name}.json", (TABLES / name).with_name("with_all.json")
+    first = [] if own.parent == TABLES else [TABLES / whole.name, TABLES / own.name]
+    runs = read_comparable([*first, whole, own])
+    figures = (runs[-1].results["figures"], runs[-1].results["ensemble"]["figures"])
+    cells = [f"{found[figure]['mean']:.3f}" for found in figures for figure in ("wa", "ua")]
+    *earlier, one, other = (run.predictions for run in runs)
+    cells += _describe(compare(one, other))
+    if earlier:
+        both = compare(earlier[0].beside([one]), earlier[1].beside([other]))
+        cells += [*_describe(both), "<0.001" if both.p_of_runs < 0.0005 else f"{both.p_of_runs:.3f}"]
+    assert row.endswith(f"| {' | '.join(cells)} |")
+
+
+def _describe(found):
+    low, high = found.intervals["speakers"][0]
+    return [f"{100 * found.pooled:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"]
