@@ -17,7 +17,7 @@ from dslstm_jax.config import Config, CorpusConfig, SplitConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import Batch, Loader, make_loader
-from dslstm_jax.data.prepare import prepare
+from dslstm_jax.data.tfds.prepare import prepare
 from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer, train_step
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Totals]]

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from dslstm_jax.errors import RunError
-from dslstm_jax.files import write_json, write_text
-from dslstm_jax.training.environment import describe_environment, describe_machine
+from dslstm_jax.runs.provenance import describe_environment, describe_machine
+from dslstm_jax.util.files import write_json, write_text
 
 Row = Mapping[str, Any]
 """One measured line: its columns by name; None where a column does not apply."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dslstm_jax.config import Config
-from dslstm_jax.convolution import block_size
+from dslstm_jax.ops.convolution import block_size
 
 
 class LSTM(nn.Module):

@@ -5,7 +5,7 @@ from typing import Any
 
 from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.errors import RunError
-from dslstm_jax.files import make_folder
+from dslstm_jax.util.files import make_folder
 
 OURS, PEERS = "#2563a8", "#b9bfc7"
 MOST_CASES = 12

@@ -15,9 +15,9 @@ from dslstm_jax.config import Config
 from dslstm_jax.data.pipeline import bucket_length, pad_waveforms
 from dslstm_jax.errors import RunError
 from dslstm_jax.models.recognizer import initialize
+from dslstm_jax.runs.checkpoint import Checkpoints
+from dslstm_jax.runs.folder import create_run
 from dslstm_jax.serving.predictor import load, predict
-from dslstm_jax.training.checkpoint import Checkpoints
-from dslstm_jax.training.run import create_run
 
 LABELS = ("happy", "neutral", "angry", "sad")
 SECONDS = 3

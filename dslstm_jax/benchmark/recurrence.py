@@ -26,8 +26,8 @@ from dslstm_jax.benchmark.peers import Pass, ds_lstm_peers, lstm_peers
 from dslstm_jax.config import ModelConfig, SweepConfig
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.branches import ds_lstm_layers, lstm_layers
-from dslstm_jax.progress import progress_bar
 from dslstm_jax.recurrence.lstm import runs_here
+from dslstm_jax.util.progress import progress_bar
 
 WIDTHS = {"lstm": (39,), "ds_lstm": (496, 1008)}
 """Features of the input sequences in the paper's system: the MFCC, and the outputs of the two CNNs."""

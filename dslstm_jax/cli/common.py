@@ -17,7 +17,7 @@ def read_dataset(config: Config) -> "Dataset":
 
     from dslstm_jax.data.corpora import load_corpus
     from dslstm_jax.data.dataset import make_dataset
-    from dslstm_jax.progress import progress_bar
+    from dslstm_jax.util.progress import progress_bar
 
     corpus = load_corpus(config.corpus)
     with progress_bar(Console(stderr=True), "reading", len(corpus.utterances)) as done:

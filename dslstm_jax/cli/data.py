@@ -82,7 +82,7 @@ def prepare_records(arguments: Prepare) -> int:
     """dslstm prepare"""
     from rich.console import Console
 
-    from dslstm_jax.data.prepare import prepare
+    from dslstm_jax.data.tfds.prepare import prepare
 
     prepared = prepare(
         arguments.corpus,

@@ -56,11 +56,11 @@ class Predict:
 def predict_files(arguments: Predict) -> int:
     """dslstm predict"""
     format_name = _check(arguments)
-    from dslstm_jax.files import make_folder, whole_file
-    from dslstm_jax.programs import keep_programs
     from dslstm_jax.serving.formats import FORMATS
     from dslstm_jax.serving.job import answer_and_keep, job_identity, read_kept
     from dslstm_jax.serving.predictor import load
+    from dslstm_jax.util.files import make_folder, whole_file
+    from dslstm_jax.util.programs import keep_programs
 
     keep_programs()
     predictor = load(arguments.model)
@@ -107,7 +107,7 @@ def _report(answers: "Iterator[Answer]", total: int, *, bar: bool) -> "Iterator[
     """The answers; what failed is named on stderr, and with `bar` the progress is shown there."""
     from rich.console import Console
 
-    from dslstm_jax.progress import progress_bar
+    from dslstm_jax.util.progress import progress_bar
 
     shown = progress_bar(Console(stderr=True), "files answered", total, log_every=_LOG_EVERY)
     with shown if bar else nullcontext(lambda: None) as advance:
@@ -185,7 +185,7 @@ def _draw(
     predictor: "Predictor", names: Sequence[str], answers: "Iterator[Answer]", pictures: Sequence[Path]
 ) -> "Iterator[Answer]":
     from dslstm_jax.data.audio import read_blocks
-    from dslstm_jax.serving.picture import draw_timeline
+    from dslstm_jax.reporting.timeline import draw_timeline
 
     for name, answer, picture in zip(names, answers, pictures, strict=True):
         if not isinstance(answer, AudioError) and answer.windows:

@@ -30,8 +30,8 @@ def serve_page(arguments: Serve) -> int:
         from dslstm_jax.serving.web import make_app
     except ModuleNotFoundError as error:
         raise DslstmError('the page needs starlette and uvicorn: pip install "dslstm-jax[serve]"') from error
-    from dslstm_jax.programs import keep_programs
     from dslstm_jax.serving.predictor import load
+    from dslstm_jax.util.programs import keep_programs
 
     with _listen(arguments.host, arguments.port) as listener:
         keep_programs()

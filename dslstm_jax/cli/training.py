@@ -11,13 +11,13 @@ import tyro
 from dslstm_jax.cli.common import read_dataset, with_absolute_paths
 from dslstm_jax.config import Config, ParallelConfig
 from dslstm_jax.errors import ConfigError
-from dslstm_jax.files import to_json
+from dslstm_jax.util.files import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dslstm_jax.evaluation.evaluate import Evaluation
-    from dslstm_jax.training.run import Run
+    from dslstm_jax.runs.folder import Run
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Evaluate:
 
 
 def print_evaluation(run: "Run", result: "Evaluation") -> None:
-    from dslstm_jax.evaluation.report import format_confusion
+    from dslstm_jax.reporting.report import format_confusion
 
     print(format_confusion(result.confusion, result.labels))
     if result.split == "test":
@@ -115,8 +115,8 @@ def _stopped(console: "Console", resumed: bool) -> int:
 
 def train(arguments: Train) -> int:
     """dslstm train"""
-    from dslstm_jax.programs import keep_programs
     from dslstm_jax.training.parallel import joined_processes
+    from dslstm_jax.util.programs import keep_programs
 
     keep_programs()
     with joined_processes(arguments.parallel):
@@ -126,13 +126,13 @@ def train(arguments: Train) -> int:
 def _train(arguments: Train) -> int:
     from rich.console import Console
 
-    from dslstm_jax.data.folds import describe
+    from dslstm_jax.data.splits import describe
     from dslstm_jax.evaluation.calibration import calibrate
     from dslstm_jax.evaluation.evaluate import evaluate
     from dslstm_jax.models.recognizer import variable_shapes
+    from dslstm_jax.runs.folder import check_resumable, create_run, open_run
     from dslstm_jax.training.loop import fit
     from dslstm_jax.training.parallel import make_parallel
-    from dslstm_jax.training.run import check_resumable, create_run, open_run
 
     config = with_absolute_paths(arguments.config)
     parallel = make_parallel(arguments.parallel, config.training)
@@ -174,10 +174,10 @@ def crossval(arguments: Crossval) -> int:
     from rich.console import Console
 
     from dslstm_jax.evaluation.crossval import Unfinished, crossvalidate
-    from dslstm_jax.evaluation.crossval_report import format_summary
     from dslstm_jax.models.recognizer import variable_shapes
-    from dslstm_jax.programs import keep_programs
+    from dslstm_jax.reporting.crossval import format_summary
     from dslstm_jax.training.parallel import joined_processes, make_parallel
+    from dslstm_jax.util.programs import keep_programs
 
     keep_programs()
     if arguments.seeds < 1:
@@ -237,11 +237,11 @@ def compare_runs(arguments: Compare) -> int:
 
 def evaluate_run(arguments: Evaluate) -> int:
     """dslstm evaluate"""
-    from dslstm_jax.data.folds import describe
+    from dslstm_jax.data.splits import describe
     from dslstm_jax.evaluation.evaluate import evaluate
-    from dslstm_jax.programs import keep_programs
+    from dslstm_jax.runs.folder import check_resumable, open_run
     from dslstm_jax.training.parallel import make_parallel
-    from dslstm_jax.training.run import check_resumable, open_run
+    from dslstm_jax.util.programs import keep_programs
 
     keep_programs()
     run = open_run(arguments.run)

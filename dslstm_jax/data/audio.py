@@ -14,8 +14,8 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32
 
-from dslstm_jax.data.quiet import quiet_libraries
 from dslstm_jax.errors import AudioError, one_line
+from dslstm_jax.util.quiet import quiet_libraries
 
 AUDIO_SUFFIXES = frozenset(
     {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".w64"}

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from dslstm_jax.config import Config
 from dslstm_jax.data.corpora import Corpus
-from dslstm_jax.data.folds import Split, choose_fold, make_folds
 from dslstm_jax.data.index import measure
+from dslstm_jax.data.splits import Split, choose_fold, make_folds
 from dslstm_jax.errors import AudioError, CorpusError
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dslstm_jax.data.audio import read_header
 from dslstm_jax.data.corpora.base import Corpus, Utterance, first_three
 from dslstm_jax.errors import AudioError
-from dslstm_jax.files import whole_file
+from dslstm_jax.util.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

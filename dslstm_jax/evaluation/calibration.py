@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.evaluation.evaluate import evaluate
 from dslstm_jax.evaluation.statistics import calibration_error
-from dslstm_jax.files import write_json
+from dslstm_jax.runs.folder import Run, open_chooser
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.run import Run, open_chooser
+from dslstm_jax.util.files import write_json
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures that are looked for."""

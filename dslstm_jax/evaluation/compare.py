@@ -10,11 +10,11 @@ import numpy as np
 from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.summary import align
 from dslstm_jax.errors import RunError
-from dslstm_jax.evaluation.crossval_report import describe_protocol, read_results
-from dslstm_jax.evaluation.report import format_mean, format_percent
 from dslstm_jax.evaluation.results import FIGURES, NAMES, Predictions, summarize_ensemble
 from dslstm_jax.evaluation.statistics import Interval, bootstrap, interval, sign_flip_test, two_sided
-from dslstm_jax.training.metrics import unweighted_accuracy
+from dslstm_jax.ops.metrics import unweighted_accuracy
+from dslstm_jax.reporting.crossval import describe_protocol, read_results
+from dslstm_jax.reporting.report import format_mean, format_percent
 
 
 class Difference(NamedTuple):

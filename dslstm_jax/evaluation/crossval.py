@@ -12,18 +12,13 @@ from rich.console import Console
 
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.folds import Split, describe, make_folds
+from dslstm_jax.data.splits import Split, describe, make_folds
 from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.calibration import calibrate
-from dslstm_jax.evaluation.crossval_report import write_results
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
 from dslstm_jax.evaluation.results import Outcome, Throughput, summarize
-from dslstm_jax.files import make_folder, to_json, write_json, write_text
-from dslstm_jax.progress import progress_bar
-from dslstm_jax.training.environment import describe_environment
-from dslstm_jax.training.loop import Display, fit_stages
-from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.run import (
+from dslstm_jax.reporting.crossval import write_results
+from dslstm_jax.runs.folder import (
     Run,
     check_resumable,
     check_same_settings,
@@ -32,7 +27,12 @@ from dslstm_jax.training.run import (
     open_run,
     read_json,
 )
-from dslstm_jax.training.together import fit_together
+from dslstm_jax.runs.provenance import describe_environment
+from dslstm_jax.training.loop import Display, fit_stages
+from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.vmapped import fit_together
+from dslstm_jax.util.files import make_folder, to_json, write_json, write_text
+from dslstm_jax.util.progress import progress_bar
 
 _PREDICTIONS = "predictions.json"
 """Of the test utterances; written last into a run's folder, it says that the run is finished."""

@@ -14,14 +14,14 @@ from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.errors import RunError
-from dslstm_jax.evaluation.report import write_report
-from dslstm_jax.training.checkpoint import load_best
-from dslstm_jax.training.choice import describe_choice
-from dslstm_jax.training.feeding import placing
+from dslstm_jax.ops.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.reporting.report import write_report
+from dslstm_jax.runs.checkpoint import load_best
+from dslstm_jax.runs.folder import Run, open_chooser
+from dslstm_jax.runs.selection import describe_choice
 from dslstm_jax.training.loop import add, program_config
-from dslstm_jax.training.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.run import Run, open_chooser
+from dslstm_jax.training.placement import placing
 from dslstm_jax.training.step import Totals
 
 Side = Literal["train", "validation", "test"]

@@ -11,8 +11,8 @@ from dslstm_jax.config import Config, to_dict
 from dslstm_jax.data.corpora import Corpus
 from dslstm_jax.evaluation.calibration import with_temperature
 from dslstm_jax.evaluation.statistics import bootstrap, by_group, calibration_error, interval, unit_matrices
-from dslstm_jax.training.choice import describe_choice
-from dslstm_jax.training.metrics import Matrix, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.ops.metrics import Matrix, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.runs.selection import describe_choice
 
 FIGURES = {"wa": weighted_accuracy, "ua": unweighted_accuracy, "macro_f1": macro_f1}
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}

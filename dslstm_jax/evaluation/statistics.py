@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from dslstm_jax.training.metrics import Matrix
+from dslstm_jax.ops.metrics import Matrix
 
 RESAMPLES = 2000
 BINS = 15

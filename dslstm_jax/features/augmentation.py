@@ -18,7 +18,7 @@ from dslstm_jax.config import AugmentationConfig
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import signal
 from dslstm_jax.features.frontend import Features
-from dslstm_jax.masking import length_mask, masked_mean, zero_padding
+from dslstm_jax.ops.masking import length_mask, masked_mean, zero_padding
 
 
 class Purpose(IntEnum):

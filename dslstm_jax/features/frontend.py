@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dslstm_jax.batching import row_by_row
 from dslstm_jax.config import FeaturesConfig, SpectrogramConfig
 from dslstm_jax.features.mel import mel_spectrogram, stretch
 from dslstm_jax.features.mfcc import frames_in, mfcc
 from dslstm_jax.features.pitch import COLUMNS as PITCH_COLUMNS
 from dslstm_jax.features.pitch import pitch
-from dslstm_jax.masking import length_mask, zero_padding
+from dslstm_jax.ops.masking import length_mask, zero_padding
+from dslstm_jax.ops.row_by_row import row_by_row
 
 
 class Features(NamedTuple):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import SpectrogramConfig
 from dslstm_jax.features import signal
-from dslstm_jax.masking import centered_frames, length_mask, zero_padding
+from dslstm_jax.ops.masking import centered_frames, length_mask, zero_padding
 
 POWER_FLOOR = 1e-10
 """Smallest power before the logarithm: -100 dB. The authors take the logarithm of 0 unguarded."""

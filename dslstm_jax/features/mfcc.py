@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import MfccConfig
 from dslstm_jax.features import signal
-from dslstm_jax.masking import length_mask, whole_frames, zero_padding
+from dslstm_jax.ops.masking import length_mask, whole_frames, zero_padding
 
 
 def _deltas(x: Float[Array, "B T F"], window: int) -> Float[Array, "B U F"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from dslstm_jax.config import MfccConfig
 from dslstm_jax.features import signal
 from dslstm_jax.features.mfcc import frames_in, with_derivatives
-from dslstm_jax.masking import length_mask, whole_frames, zero_padding
+from dslstm_jax.ops.masking import length_mask, whole_frames, zero_padding
 
 COLUMNS = 2
 """Of a frame, before deltas and accelerations."""

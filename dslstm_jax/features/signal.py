@@ -14,7 +14,7 @@ import numpy as np
 from jax import export, lax
 from jaxtyping import Array, Bool, Float, Int
 
-from dslstm_jax.masking import length_mask, zero_padding
+from dslstm_jax.ops.masking import length_mask, zero_padding
 
 INT16_SCALE = 32768.0
 """The paper's features take 16-bit sample values; our waveforms are in [-1, 1]."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from dslstm_jax.masking import length_mask, zero_padding
+from dslstm_jax.ops.masking import length_mask, zero_padding
 
 BLOCK = 256
 """Samples whose peak is taken together: 16 ms at 16 kHz. Cuts are at multiples of it, so that what was trimmed once

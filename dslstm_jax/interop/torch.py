@@ -24,8 +24,8 @@ from dslstm_jax.config import (
 )
 from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import Variables, count_classes
-from dslstm_jax.training.checkpoint import Checkpoints
-from dslstm_jax.training.run import Run, create_run
+from dslstm_jax.runs.checkpoint import Checkpoints
+from dslstm_jax.runs.folder import Run, create_run
 
 StateDict = Mapping[str, np.ndarray]
 Tree = dict[str, Any]

@@ -11,13 +11,13 @@ from jax import export
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dslstm_jax.config import Config, ModelConfig
-from dslstm_jax.convolution import smallest_size
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features.augmentation import Purpose
-from dslstm_jax.masking import length_mask, reverse_frames
 from dslstm_jax.models.cnn import CNN
-from dslstm_jax.models.layers import Carried, DSLSTMLayer, LSTMLayer, linear
+from dslstm_jax.models.params import Carried, DSLSTMLayer, LSTMLayer, linear
 from dslstm_jax.models.pooling import Pooling
+from dslstm_jax.ops.convolution import smallest_size
+from dslstm_jax.ops.masking import length_mask, reverse_frames
 from dslstm_jax.recurrence.lstm import lstm_stack
 
 SPECTROGRAM_PLACES = 100

@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dslstm_jax.convolution import block_size, convolution_block
 from dslstm_jax.errors import ConfigError
-from dslstm_jax.models.layers import BatchNorm, torch_uniform
+from dslstm_jax.models.params import BatchNorm, torch_uniform
+from dslstm_jax.ops.convolution import block_size, convolution_block
 
 
 class Convolution(nn.Module):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.masking import masked_mean, zero_padding
-from dslstm_jax.models.layers import Carried, torch_uniform
-from dslstm_jax.recurrence.batch_norm import masked_moments
+from dslstm_jax.models.params import Carried, torch_uniform
+from dslstm_jax.ops.masking import masked_mean, zero_padding
+from dslstm_jax.ops.normalization import masked_moments
 
 SMALLEST_DEVIATION = 1e-5
 """What deviates less is taken for constant: 0, and no gradient, which would be that of rounding errors."""

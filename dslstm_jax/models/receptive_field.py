@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from dslstm_jax.config import Config, SpectrogramConfig
-from dslstm_jax.convolution import block_reach
 from dslstm_jax.features.pitch import beside
 from dslstm_jax.models.branches import ALIGNED, shortest_recording
+from dslstm_jax.ops.convolution import block_reach
 
 
 class ReceptiveField(NamedTuple):

@@ -11,7 +11,6 @@ from dslstm_jax.config import Config, ModelConfig
 from dslstm_jax.features import Features, blank_features, extract_features
 from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.features.trimming import trim
-from dslstm_jax.masking import length_mask
 from dslstm_jax.models.branches import (
     CNNLSTMBranch,
     DSLSTMBranch,
@@ -21,7 +20,8 @@ from dslstm_jax.models.branches import (
     frame_mask,
     shortest_recording,
 )
-from dslstm_jax.models.layers import CARRIED, Normalization
+from dslstm_jax.models.params import CARRIED, Normalization
+from dslstm_jax.ops.masking import length_mask
 
 Variables = dict[str, Any]
 """Linen's collections `params` and `batch_stats`."""

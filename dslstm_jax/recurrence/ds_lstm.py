@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import export, lax
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.masking import zero_padding
-from dslstm_jax.recurrence.batch_norm import (
+from dslstm_jax.ops.masking import zero_padding
+from dslstm_jax.ops.normalization import (
     EPSILON,
     Moments,
     Statistics,

@@ -16,7 +16,7 @@ from jax.experimental import rnn
 from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.errors import ConfigError
-from dslstm_jax.masking import zero_padding
+from dslstm_jax.ops.masking import zero_padding
 from dslstm_jax.recurrence.lstm_cell import (
     LSTMState,
     LSTMWeights,

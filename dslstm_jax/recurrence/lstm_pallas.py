@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.masking import zero_padding
+from dslstm_jax.ops.masking import zero_padding
 from dslstm_jax.recurrence.lstm_cell import (
     LSTMState,
     LSTMWeights,

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.errors import RunError, one_line
-from dslstm_jax.files import to_json, whole_file
 from dslstm_jax.models.branches import shortest_recording
 from dslstm_jax.models.recognizer import Variables, count_classes
+from dslstm_jax.util.files import to_json, whole_file
 
 SUFFIX = ".dslstm"
 FORMAT = 1

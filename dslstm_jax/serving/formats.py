@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
 from dslstm_jax.errors import AudioError
-from dslstm_jax.files import to_json
 from dslstm_jax.serving.predictor import Prediction
 from dslstm_jax.serving.timeline import Window
+from dslstm_jax.util.files import to_json
 
 Answer = Prediction | AudioError
 """The emotion of one file, or why there is none."""

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from dslstm_jax.errors import RunError
-from dslstm_jax.files import to_json
 from dslstm_jax.serving.formats import Answer, from_row, to_row
 from dslstm_jax.serving.predictor import GROUP, Predictor
+from dslstm_jax.util.files import to_json
 
 
 def job_identity(predictor: Predictor, names: Sequence[str], settings: Sequence[Any]) -> str:

@@ -21,11 +21,11 @@ from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_wavefor
 from dslstm_jax.errors import AudioError, ConfigError, RunError
 from dslstm_jax.models.recognizer import Variables, average, forward, scale_logits
 from dslstm_jax.recurrence.lstm import runs_here
+from dslstm_jax.runs.checkpoint import load_best
+from dslstm_jax.runs.folder import open_run
 from dslstm_jax.serving.export import SUFFIX, Member, Program, read_model, write_model
 from dslstm_jax.serving.streaming import Stream
 from dslstm_jax.serving.timeline import Cut, Window, cut, window_sizes
-from dslstm_jax.training.checkpoint import load_best
-from dslstm_jax.training.run import open_run
 
 ROWS = 8
 """Rows of the programs that serve many recordings; a single one has a program of one row."""

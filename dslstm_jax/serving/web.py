@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from dslstm_jax.data.audio import read_audio
 from dslstm_jax.errors import AudioError
-from dslstm_jax.files import to_json
 from dslstm_jax.serving.predictor import LONGEST, Predictor
+from dslstm_jax.util.files import to_json
 
 LARGEST = 25_000_000
 """Bytes; a larger upload is refused, and none of it that exceeds this is kept."""

@@ -22,15 +22,15 @@ from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import Batch, Loader, PlannedBatch, make_loader, padding
 from dslstm_jax.errors import RunError
-from dslstm_jax.progress import progress_bar
-from dslstm_jax.training.checkpoint import Checkpoints, Progress
-from dslstm_jax.training.choice import score
-from dslstm_jax.training.feeding import placing
-from dslstm_jax.training.metrics import unweighted_accuracy, weighted_accuracy
+from dslstm_jax.ops.metrics import unweighted_accuracy, weighted_accuracy
+from dslstm_jax.runs.checkpoint import Checkpoints, Progress
+from dslstm_jax.runs.folder import Record, Run
+from dslstm_jax.runs.selection import score
 from dslstm_jax.training.parallel import Parallel
+from dslstm_jax.training.placement import placing
 from dslstm_jax.training.refit import stages
-from dslstm_jax.training.run import Record, Run
 from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer
+from dslstm_jax.util.progress import progress_bar
 
 
 class Begin(NamedTuple):

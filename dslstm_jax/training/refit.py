@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from dslstm_jax.config import Config
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.folds import let_validation_train
-from dslstm_jax.training.checkpoint import load_best
+from dslstm_jax.data.splits import let_validation_train
+from dslstm_jax.runs.checkpoint import load_best
+from dslstm_jax.runs.folder import Run, check_resumable, create_run, open_run
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.run import Run, check_resumable, create_run, open_run
 
 
 def stages(

@@ -12,7 +12,7 @@ from dslstm_jax.config import Config, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.features.augmentation import example_keys, is_on, mixup
 from dslstm_jax.models.recognizer import BranchLogits, Variables, average, count_classes, forward, initialize
-from dslstm_jax.training.metrics import confusion_matrix
+from dslstm_jax.ops.metrics import confusion_matrix
 
 T = TypeVar("T")
 

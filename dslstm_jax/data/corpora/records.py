@@ -228,7 +228,7 @@ def _open(path: Path) -> _Folder:
       CorpusError: a file is missing or damaged, or the examples are of another kind.
       DslstmError: tensorflow-datasets is not installed.
     """
-    from dslstm_jax.data.waveform import Waveform, tfds
+    from dslstm_jax.data.tfds.waveform import Waveform, tfds
 
     try:
         info = tfds.core.dataset_info.read_from_json(path / INFO)

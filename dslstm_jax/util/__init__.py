@@ -1,0 +1,1 @@
+"""What every room needs: files, progress, kept programs, quiet C libraries."""
