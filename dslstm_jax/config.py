@@ -9,12 +9,12 @@ import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cattrs
 from cattrs import transform_error
 
-from dslstm_jax.config_checks import check, check_sweep
+from dslstm_jax.config_checks import check, check_recognizer, check_sweep
 from dslstm_jax.errors import ConfigError
 
 
@@ -323,6 +323,17 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class RecognizerConfig:
+    """What a recognizer is: the features it reads, and its layers. No corpus, no seed, nothing of its training."""
+
+    features: FeaturesConfig = FeaturesConfig()
+    model: ModelConfig = ModelConfig()
+
+    def __post_init__(self) -> None:
+        check_recognizer(self)
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -336,6 +347,14 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def recognizer(self) -> RecognizerConfig:
+        """The part of the config that a trained recognizer needs."""
+        return RecognizerConfig(self.features, self.model)
+
+
+AnyConfig = TypeVar("AnyConfig", Config, RecognizerConfig)
 
 
 def load_config(location: str) -> Config:
@@ -364,20 +383,29 @@ def load_config(location: str) -> Config:
     return configs[wanted]
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: Config | RecognizerConfig) -> dict[str, Any]:
     """The config as nested dictionaries and lists, ready for JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
-def from_dict(values: Mapping[str, Any], source: str = "config") -> Config:
+def from_dict(
+    values: Mapping[str, Any],
+    source: str = "config",
+    kind: type[AnyConfig] = Config,  # type: ignore[assignment]
+) -> AnyConfig:
     """The inverse of `to_dict`; fields left out take their defaults.
+
+    Args:
+      values: nested dictionaries and lists.
+      source: what the errors name.
+      kind: the dataclass to make of them, Config or RecognizerConfig.
 
     Raises:
       ConfigError: an unknown field, or a value of the wrong type; the message names it and `source`.
     """
     try:
-        return cattrs.Converter(forbid_extra_keys=True).structure(values, Config)
+        return cattrs.Converter(forbid_extra_keys=True).structure(values, kind)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     except Exception as error:  # cattrs raises groups of many kinds

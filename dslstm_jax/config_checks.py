@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from dslstm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dslstm_jax.config import AugmentationConfig, Config, SpectrogramConfig, SweepConfig, TrainingConfig
+    from dslstm_jax.config import (
+        AugmentationConfig,
+        Config,
+        RecognizerConfig,
+        SpectrogramConfig,
+        SweepConfig,
+        TrainingConfig,
+    )
 
 
 def _integers(value: Any) -> list[int]:
@@ -65,6 +72,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"features.trim is {config.features.trim}; it must be at least 0, in decibels below the peak"
         )
+    check_recognizer(config.recognizer)
+
+
+def check_recognizer(config: RecognizerConfig) -> None:
+    """Refuses features and layers that do not fit each other."""
     mfcc = config.features.mfcc
     if mfcc.n_fft < mfcc.frame_length:
         raise ConfigError(

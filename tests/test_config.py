@@ -13,6 +13,7 @@ from dslstm_jax.config import (
     FeaturesConfig,
     MfccConfig,
     ModelConfig,
+    RecognizerConfig,
     TrainingConfig,
     from_dict,
     load_config,
@@ -27,6 +28,7 @@ def test_json_round_trip():
     config = Config(CorpusConfig(name="ravdess", root="x"), training=TrainingConfig(halve_after=(2, 3)))
     assert from_dict(to_dict(config)) == config
     assert from_dict({}) == Config()
+    assert from_dict(to_dict(config.recognizer), kind=RecognizerConfig) == config.recognizer
 
 
 @pytest.mark.parametrize(
