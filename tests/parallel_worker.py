@@ -21,11 +21,12 @@ import numpy as np
 import optax
 from tiny import MODEL, tiny_config
 
-from dslstm_jax.config import AugmentationConfig, DataConfig, ParallelConfig
+from dslstm_jax.config import AugmentationConfig, DataConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.runs.checkpoint import Checkpoints, Progress
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel, start_processes
 from dslstm_jax.training.placement import placing
 from dslstm_jax.training.step import create_state

@@ -23,7 +23,8 @@ from dslstm_jax.benchmark.measure import (
     race,
 )
 from dslstm_jax.benchmark.peers import Pass, ds_lstm_peers, lstm_peers
-from dslstm_jax.config import ModelConfig, SweepConfig
+from dslstm_jax.benchmark.sweep import SweepConfig
+from dslstm_jax.config import ModelConfig
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.branches import ds_lstm_layers, lstm_layers
 from dslstm_jax.recurrence.lstm import runs_here

@@ -12,10 +12,11 @@ from dslstm_jax.benchmark.features import read_waveforms
 from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import Contender, Program, compare, compile_program, measuring_notes, race
 from dslstm_jax.benchmark.peers import Twin, has_twin
-from dslstm_jax.config import Config, ParallelConfig
+from dslstm_jax.config import Config
 from dslstm_jax.data.pipeline import Batch, pad_waveforms
 from dslstm_jax.features import Features
 from dslstm_jax.models.recognizer import features_for, make_recognizer
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel
 from dslstm_jax.training.step import TrainState, create_state, cross_entropy, make_optimizer
 

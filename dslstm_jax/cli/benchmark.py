@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dslstm_jax.config import Config, SweepConfig, TrainingConfig
+from dslstm_jax.benchmark.sweep import SweepConfig
+from dslstm_jax.config import Config, TrainingConfig
 
 if TYPE_CHECKING:
     from dslstm_jax.benchmark.harness import Report
@@ -85,13 +86,13 @@ BENCHMARKS: dict[str, Callable[[Benchmark, Path], "Report"]] = {
 
 def benchmark(arguments: Benchmark) -> int:
     """dslstm benchmark"""
-    from dslstm_jax.benchmark.harness import print_report, write_report
-    from dslstm_jax.benchmark.plot import draw_report
+    from dslstm_jax.benchmark.harness import publish
+    from dslstm_jax.reporting.benchmark import draw_rows, format_rows
 
     with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
         report = BENCHMARKS[arguments.what](arguments, Path(folder))
-    print_report(report)
-    write_report(report, arguments.json, arguments.update)
+    print(format_rows(report.rows), *report.notes, sep="\n")
+    publish(report, arguments.json, arguments.update)
     if arguments.plot is not None:
-        draw_report(report, arguments.plot)
+        draw_rows(report.name, report.rows, arguments.plot)
     return 0

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dslstm_jax.cli.common import read_dataset, with_absolute_paths
-from dslstm_jax.config import Config, ParallelConfig
+from dslstm_jax.config import Config
 from dslstm_jax.errors import ConfigError
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.util.files import to_json
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Evaluate:
 
 
 def print_evaluation(run: "Run", result: "Evaluation") -> None:
-    from dslstm_jax.reporting.report import format_confusion
+    from dslstm_jax.reporting.tables import format_confusion
 
     print(format_confusion(result.confusion, result.labels))
     if result.split == "test":
@@ -175,7 +176,7 @@ def crossval(arguments: Crossval) -> int:
 
     from dslstm_jax.evaluation.crossval import Unfinished, crossvalidate
     from dslstm_jax.models.recognizer import variable_shapes
-    from dslstm_jax.reporting.crossval import format_summary
+    from dslstm_jax.reporting.crossval_report import format_summary
     from dslstm_jax.training.parallel import joined_processes, make_parallel
     from dslstm_jax.util.programs import keep_programs
 
@@ -227,7 +228,8 @@ def crossval(arguments: Crossval) -> int:
 
 def compare_runs(arguments: Compare) -> int:
     """dslstm compare"""
-    from dslstm_jax.evaluation.compare import format_comparison, read_comparable
+    from dslstm_jax.evaluation.compare import read_comparable
+    from dslstm_jax.reporting.comparison import format_comparison
 
     if len(arguments.runs) < 2:
         raise ConfigError("give at least two folders of dslstm crossval")

@@ -24,10 +24,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Float
 
-from dslstm_jax.config import Config, ParallelConfig, TrainingConfig
+from dslstm_jax.config import Config, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.errors import ConfigError, DslstmError, first_line
 from dslstm_jax.models.recognizer import Variables
+from dslstm_jax.training.devices import TIMEOUT, ParallelConfig
 from dslstm_jax.training.step import Totals, TrainState, eval_step, predict_step, train_step
 
 AXIS = "data"
@@ -53,13 +54,13 @@ def start_processes(config: ParallelConfig) -> None:
         )
     try:
         if found:
-            jax.distributed.initialize(initialization_timeout=config.timeout)
+            jax.distributed.initialize(initialization_timeout=TIMEOUT)
         else:
             jax.distributed.initialize(
                 config.coordinator,
                 config.processes,
                 config.process,
-                initialization_timeout=config.timeout,
+                initialization_timeout=TIMEOUT,
                 cluster_detection_method="deactivate",
             )
     except Exception as error:  # the runtime raises many kinds

@@ -7,9 +7,10 @@ import pytest
 from tiny import tiny_config, write_tones
 
 from dslstm_jax.benchmark import features, measure, peers, predict
+from dslstm_jax.benchmark.sweep import SweepConfig
 from dslstm_jax.cli import entry, main
 from dslstm_jax.cli.benchmark import Benchmark
-from dslstm_jax.config import ModelConfig, SweepConfig
+from dslstm_jax.config import ModelConfig
 from dslstm_jax.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from dslstm_jax.benchmark import measure, peers, plot, recurrence
 from dslstm_jax.benchmark.harness import Report
 from dslstm_jax.benchmark.recurrence import benchmark_recurrence
-from dslstm_jax.config import SweepConfig
+from dslstm_jax.benchmark.sweep import SweepConfig
 from dslstm_jax.errors import ConfigError
 
 SMALL = {"passes": ("train",), "batch": (2,), "time": (9,), "hidden": (5,), "layers": (1,)}

@@ -120,14 +120,14 @@ def test_tilt_loses_what_it_says_at_3_khz() -> None:
 
 
 def test_bad_fields_are_named() -> None:
-    for config, message in (
-        (SyntheticConfig(speakers=0), r"corpus\.synthetic\.speakers is 0; it must be at least 1"),
-        (SyntheticConfig(utterances_per_emotion=0), r"corpus\.synthetic\.utterances_per_emotion is 0"),
-        (SyntheticConfig(seed=-1), r"corpus\.synthetic\.seed is -1; it must be at least 0"),
-        (SyntheticConfig(overlap=1.5), r"corpus\.synthetic\.overlap is 1\.5; it must be in \[0, 1\]"),
+    for fields, message in (
+        ({"speakers": 0}, r"corpus\.synthetic\.speakers is 0; it must be at least 1"),
+        ({"utterances_per_emotion": 0}, r"corpus\.synthetic\.utterances_per_emotion is 0"),
+        ({"seed": -1}, r"corpus\.synthetic\.seed is -1; it must be at least 0"),
+        ({"overlap": 1.5}, r"corpus\.synthetic\.overlap is 1\.5; it must be in \[0, 1\]"),
     ):
         with pytest.raises(ConfigError, match=message):
-            synthetic.load(CorpusConfig(synthetic=config))
+            SyntheticConfig(**fields)
     for speaker, emotion, take in ((-1, "sad", 0), (0, "bored", 0), (0, "sad", -1)):
         with pytest.raises(ConfigError, match="the emotions are happy, neutral, angry, sad"):
             synthetic.synthesize(SyntheticConfig(), speaker, emotion, take)

@@ -9,7 +9,6 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 import dslstm_jax
-from dslstm_jax.config import ParallelConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import pad_waveforms
@@ -25,6 +24,7 @@ from dslstm_jax.evaluation.statistics import calibration_error
 from dslstm_jax.runs.checkpoint import load_best
 from dslstm_jax.runs.folder import open_run
 from dslstm_jax.serving.predictor import predict
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel
 
 

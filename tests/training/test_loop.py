@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny import read_figures, tiny_config, write_config
 
 from dslstm_jax.cli import main
-from dslstm_jax.config import CorpusConfig, DataConfig, ModelConfig, ParallelConfig
+from dslstm_jax.config import CorpusConfig, DataConfig, ModelConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import Loader
@@ -25,6 +25,7 @@ from dslstm_jax.data.splits import describe
 from dslstm_jax.errors import RunError
 from dslstm_jax.runs.folder import create_run
 from dslstm_jax.serving.predictor import load
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.loop import Examine, Fetch, Learn, add, course, display_on
 from dslstm_jax.training.parallel import make_parallel
 from dslstm_jax.training.step import Totals

@@ -15,9 +15,10 @@ import optax
 import pytest
 from tiny import FEATURES
 
-from dslstm_jax.config import Config, ModelConfig, ParallelConfig, TrainingConfig
+from dslstm_jax.config import Config, ModelConfig, TrainingConfig
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.errors import ConfigError
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel, start_processes
 from dslstm_jax.training.step import create_state
 
@@ -79,7 +80,7 @@ def test_four_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
 @pytest.mark.parametrize("mode", ["auto", pytest.param("pmap", marks=pytest.mark.long)])
 def test_two_processes_of_two_devices_take_the_steps_of_one(tones, tmp_path, single, mode):
     coordinator = f"127.0.0.1:{free_port()}"
-    shared = {"mode": mode, "coordinator": coordinator, "processes": 2, "timeout": 60, "keep": "device"}
+    shared = {"mode": mode, "coordinator": coordinator, "processes": 2, "keep": "device"}
     finish(*[start(tones, tmp_path / "out.npz", 2, process=process, **shared) for process in (0, 1)])
     print(f"2 processes, {mode}: losses of ten steps within {assert_same(tmp_path / 'out.npz', single):.1e}")
 
@@ -90,7 +91,7 @@ def test_what_four_devices_saved_goes_on_on_one_and_on_two_processes(tones, tmp_
     finish(start(tones, tmp_path / "first.npz", 4, tmp_path / "four", mode="shard_map"))
     for name in ("one", "two"):
         shutil.copytree(tmp_path / "four", tmp_path / name)
-    shared = {"coordinator": f"127.0.0.1:{free_port()}", "processes": 2, "timeout": 60}
+    shared = {"coordinator": f"127.0.0.1:{free_port()}", "processes": 2}
     processes = [
         start(tones, tmp_path / "two.npz", 2, tmp_path / "two", process=process, **shared) for process in (0, 1)
     ]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from dslstm_jax.config import DataConfig, ParallelConfig
+from dslstm_jax.config import DataConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.training import placement as feeding
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel
 from dslstm_jax.training.placement import placing, resident
 

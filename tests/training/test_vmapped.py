@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from tiny import MODEL, read_figures, tiny_config
 
-from dslstm_jax.config import AugmentationConfig, DataConfig, ModelConfig, ParallelConfig, SplitConfig
+from dslstm_jax.config import AugmentationConfig, DataConfig, ModelConfig, SplitConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import Batch, make_loader
@@ -19,6 +19,7 @@ from dslstm_jax.data.splits import describe
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.runs.checkpoint import Checkpoints, load_best
 from dslstm_jax.runs.folder import create_run, open_run
+from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.loop import display_on, fit, program_config
 from dslstm_jax.training.parallel import make_parallel
 from dslstm_jax.training.step import create_state, train_step
