@@ -12,12 +12,10 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from dslstm_jax.errors import RunError
+from dslstm_jax.reporting.benchmark import Row, format_rows, rewrite_block
 from dslstm_jax.runs.provenance import describe_environment, describe_machine
-from dslstm_jax.util.files import write_json, write_text
+from dslstm_jax.util.files import write_json
 
-Row = Mapping[str, Any]
-"""One measured line: its columns by name; None where a column does not apply."""
 PEERS = ("torch", "librosa", "opensmile")
 """Packages of the extra `bench`, whose versions belong to the figures."""
 
@@ -59,19 +57,6 @@ class Report:
     """Sentences that the figures need."""
     rows: tuple[Row, ...]
 
-    def table(self) -> str:
-        """The rows as a Markdown table."""
-        columns = list(self.rows[0])
-        lines = [columns, ["---" if isinstance(self.rows[0][column], str) else "---:" for column in columns]]
-        lines += [[_cell(row[column]) for column in columns] for row in self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}".replace(",", " ")
-    return "" if value is None else str(value)
-
 
 def environment() -> dict[str, Any]:
     """describe_environment, with the versions of the peers that are installed."""
@@ -87,7 +72,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write_report(report: Report, json: Path | None, update: Path | None) -> None:
+def publish(report: Report, json: Path | None, update: Path | None) -> None:
     """Writes the rows with their environment as JSON, and into their own block of a Markdown file, where asked.
 
     Raises:
@@ -97,27 +82,13 @@ def write_report(report: Report, json: Path | None, update: Path | None) -> None
     if json is not None:
         write_json(json, {"benchmark": report.name, "environment": about, "notes": report.notes, "rows": report.rows})
     if update is not None:
-        write_text(update, _with_block(update, report, about))
+        rewrite_block(update, report.name, [_describe(about), format_rows(report.rows), *report.notes])
 
 
-def _with_block(path: Path, report: Report, about: Mapping[str, Any]) -> str:
-    begin, end = (f"<!-- {mark}: benchmark {report.name} -->" for mark in ("begin", "end"))
-    text = path.read_text(encoding="utf-8")
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise RunError(f"{path}: no block for it; put the lines {begin} and {end} where it belongs")
+def _describe(about: Mapping[str, Any]) -> str:
+    """The command, the commit, the machine and the packages, as one sentence."""
     command = shlex.join(["dslstm", *about["command"][1:]])
     named = [name for name in ("jax", "flax", "numpy", "grain", *PEERS) if name in about["packages"]]
     packages = ", ".join(f"{name} {about['packages'][name]}" for name in named)
     commit = re.sub(r"^(\w{7})\w+", r"\1", about["commit"] or "an unknown commit")
-    machine = f"{describe_machine(about)}; Python {about['python']}, {packages}"
-    said = [f"`{command}` at {commit}; {machine}.", report.table(), *report.notes]
-    return "\n\n".join([before + begin, *said, end + after])
-
-
-def print_report(report: Report) -> None:
-    """The table and its notes on stdout."""
-    print(report.table())
-    for note in report.notes:
-        print(note)
+    return f"`{command}` at {commit}; {describe_machine(about)}; Python {about['python']}, {packages}."

@@ -47,14 +47,9 @@ class Prepare:
 def describe_corpora(arguments: Corpora) -> int:
     """dslstm corpora"""
     from dslstm_jax.data.corpora import CORPORA, load_corpus
-    from dslstm_jax.data.summary import (
-        align,
-        draw_corpus,
-        find_duplicates,
-        format_counts,
-        format_sound,
-        read_headers,
-    )
+    from dslstm_jax.data.summary import find_duplicates, read_headers
+    from dslstm_jax.reporting.corpus import draw_corpus, format_counts, format_headers
+    from dslstm_jax.reporting.tables import align
 
     config = replace(arguments.corpus, name=arguments.name or arguments.corpus.name)
     if not config.name and not config.names:
@@ -65,15 +60,15 @@ def describe_corpora(arguments: Corpora) -> int:
         print(align([("name", "license", "source", "--corpus.root"), *rows], left=4))
         return 0
     corpus = load_corpus(config)
-    sound = read_headers(corpus.utterances)
+    headers = read_headers(corpus.utterances)
     print(format_counts(corpus))
-    print(format_sound(sound))
-    problems = [*map(str, sound.errors), *find_duplicates(sound.readable)]
+    print(format_headers(headers))
+    problems = [*map(str, headers.errors), *find_duplicates(headers.readable)]
     print(f"problems: {len(problems) or 'none'}", flush=True)
     for problem in problems:
         print(f"dslstm corpora: {problem}", file=sys.stderr)
     picture = arguments.output or Path(f"{corpus.name}.png")
-    draw_corpus(corpus, sound, picture)
+    draw_corpus(corpus, headers, picture)
     print(f"picture: {picture}")
     return 1 if problems else 0
 

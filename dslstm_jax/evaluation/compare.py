@@ -1,20 +1,16 @@
-"""compare: cross-validations side by side, with paired tests over the same folds."""
+"""Cross-validations over the same folds, and paired tests of their difference."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dslstm_jax.data.corpora.base import first_three
-from dslstm_jax.data.summary import align
 from dslstm_jax.errors import RunError
-from dslstm_jax.evaluation.results import FIGURES, NAMES, Predictions, summarize_ensemble
+from dslstm_jax.evaluation.results import Predictions, read_results
 from dslstm_jax.evaluation.statistics import Interval, bootstrap, interval, sign_flip_test, two_sided
 from dslstm_jax.ops.metrics import unweighted_accuracy
-from dslstm_jax.reporting.crossval import describe_protocol, read_results
-from dslstm_jax.reporting.report import format_mean, format_percent
 
 
 class Difference(NamedTuple):
@@ -84,7 +80,7 @@ def _training(run: Compared) -> list[Any]:
     return [[fold[side]["counts"] for side in ("train", "validation")] for fold in run.results["folds"]]
 
 
-def compare(one: Predictions, other: Predictions) -> Difference:
+def paired_difference(one: Predictions, other: Predictions) -> Difference:
     """The difference of two predictors of the same utterances in the same order.
 
     A resample's UA is the mean over a predictor's seeds; both see the same resamples.
@@ -108,49 +104,3 @@ def compare(one: Predictions, other: Predictions) -> Difference:
 def _mean_ua(values: np.ndarray) -> np.ndarray:
     mean: np.ndarray = values.mean(axis=1)
     return mean
-
-
-def format_comparison(runs: Sequence[Compared]) -> str:
-    """Tables of the figures, of each fold's UA, and of all pairs' differences; ensembles beside the runs."""
-    names = [str(run.path) for run in runs]
-    protocols = [describe_protocol(run.results) for run in runs]
-    rows: list[tuple[str, Mapping[str, Any], str]] = []
-    for run, name, protocol in zip(runs, names, protocols, strict=True):
-        rows.append((name, run.results, protocol))
-        ensemble = summarize_ensemble(run.predictions)  # results.json of before there were ensembles has none
-        if ensemble:
-            rows.append((f"{name}, {ensemble['name']}", ensemble, protocol))
-    everyone = runs[0].predictions.beside([run.predictions for run in runs[1:]])
-    together = summarize_ensemble(everyone, "networks, those of all runs")
-    if together:
-        rows.append((together["name"], together, " and ".join(dict.fromkeys(protocols))))
-    whole: list[tuple[str, ...]] = [("", *NAMES.values(), "ECE", "protocol")]
-    for label, row, protocol in rows:
-        figures = [format_mean(row["figures"][figure]) for figure in FIGURES]
-        whole.append((label, *figures, format_percent(row["calibration_error"]["mean"]), protocol))
-    folds: list[tuple[str, ...]] = [("UA", *names)]
-    for number in range(len(runs[0].results["folds"])):
-        values = [format_percent(run.results["figures"]["ua"]["of_folds"][number]) for run in runs]
-        folds.append((f"fold {number}", *values))
-    pairs: list[tuple[str, ...]] = [
-        ("difference of pooled UA", "points", "95 % over utterances", "95 % over speakers", "p over folds x seeds")
-    ]
-    for (one, ours), (other, theirs) in combinations(list(zip(runs, names, strict=True)), 2):
-        pair = f"{theirs} - {ours}"
-        pairs.append((pair, *_describe_difference(compare(one.predictions, other.predictions))))
-        if min(len(run.predictions.probabilities) for run in (one, other)) > 1:
-            found = compare(one.predictions.ensemble, other.predictions.ensemble)
-            pairs.append((f"{pair}, ensembles", *_describe_difference(found)))
-    return "\n\n".join(align(table, left=1) for table in (whole, folds, pairs))
-
-
-def _describe_difference(found: Difference) -> tuple[str, ...]:
-    cells = [_format_interval(found.intervals.get(unit)) for unit in ("utterances", "speakers")]
-    return f"{100 * found.pooled:+.1f}", *cells, f"{found.p_of_runs:.3f} ({found.runs} pairs)"
-
-
-def _format_interval(found: tuple[Interval, float] | None) -> str:
-    if found is None:
-        return "-"
-    (low, high), p = found
-    return f"{100 * low:+.1f} to {100 * high:+.1f} (p {p:.3f})"

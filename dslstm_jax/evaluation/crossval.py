@@ -17,7 +17,7 @@ from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.calibration import calibrate
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
 from dslstm_jax.evaluation.results import Outcome, Throughput, summarize
-from dslstm_jax.reporting.crossval import write_results
+from dslstm_jax.reporting.crossval_report import write_results
 from dslstm_jax.runs.folder import (
     Run,
     check_resumable,

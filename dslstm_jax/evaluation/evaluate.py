@@ -15,7 +15,7 @@ from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.errors import RunError
 from dslstm_jax.ops.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
-from dslstm_jax.reporting.report import write_report
+from dslstm_jax.reporting.run_report import write_report
 from dslstm_jax.runs.checkpoint import load_best
 from dslstm_jax.runs.folder import Run, open_chooser
 from dslstm_jax.runs.selection import describe_choice

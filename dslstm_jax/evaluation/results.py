@@ -1,7 +1,8 @@
-"""What a cross-validation found: all its predictions, and the figures of them."""
+"""What a cross-validation found: all its predictions, their figures, and results.json, which holds both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ from jaxtyping import Float, Int
 
 from dslstm_jax.config import Config, to_dict
 from dslstm_jax.data.corpora import Corpus
+from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.calibration import with_temperature
 from dslstm_jax.evaluation.statistics import bootstrap, by_group, calibration_error, interval, unit_matrices
 from dslstm_jax.ops.metrics import Matrix, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.runs.folder import read_json
 from dslstm_jax.runs.selection import describe_choice
+from dslstm_jax.util.files import to_json, write_text
 
-FIGURES = {"wa": weighted_accuracy, "ua": unweighted_accuracy, "macro_f1": macro_f1}
-NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
+METRICS = {"wa": weighted_accuracy, "ua": unweighted_accuracy, "macro_f1": macro_f1}
+METRIC_NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +198,7 @@ def summarize(
     """
     predictions = gather_predictions(corpus, outcomes)
     pooled = predictions.matrices.sum(axis=0)
-    values = {name: figure(predictions.by_fold) for name, figure in FIGURES.items()}
+    values = {name: figure(predictions.by_fold) for name, figure in METRICS.items()}
     seeds = sorted({outcome.seed for outcome in outcomes})
     places = {fold: place for place, fold in enumerate(np.unique(predictions.folds).tolist())}
     recall = recalls(pooled)
@@ -241,9 +245,32 @@ def summarize_ensemble(predictions: Predictions, members: str = "seeds") -> dict
     return {"name": f"ensemble of {seeds} {members}", **figures}
 
 
+def save_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Writes results.json, one line for each part.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    lines = [f"{to_json(name)}: {to_json(value)}" for name, value in results.items()]
+    write_text(folder / "results.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results.json of a cross-validation's folder, or the file itself, wherever it was copied to.
+
+    Raises:
+      RunError: there is none, or it is damaged.
+    """
+    file = path if path.suffix == ".json" else path / "report" / "results.json"
+    if not file.is_file():
+        raise RunError(f"{path} holds no results of a cross-validation; dslstm crossval makes {file}")
+    results: dict[str, Any] = read_json(file)
+    return results
+
+
 def _figures(predictions: Predictions, calibrated: Predictions) -> dict[str, Any]:
     return {
-        "figures": {name: _figure(figure, predictions) for name, figure in FIGURES.items()},
+        "figures": {name: _figure(figure, predictions) for name, figure in METRICS.items()},
         "calibration_error": _calibration_error(predictions),
         "calibrated_error": _calibration_error(calibrated),
     }
@@ -284,7 +311,7 @@ def _groups(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
         recall = recalls(matrices).mean(axis=0)
         found[group] = {
             "utterances": len(own),
-            **{name: float(figure(matrices).mean()) for name, figure in FIGURES.items()},
+            **{name: float(figure(matrices).mean()) for name, figure in METRICS.items()},
             "recalls": dict(zip(predictions.labels, recall.tolist(), strict=True)),
         }
     return found

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
-from dslstm_jax.serving.timeline import Window
-from dslstm_jax.util.files import whole_file
+from dslstm_jax.reporting.style import GRAY, palette, picture
+
+if TYPE_CHECKING:
+    from dslstm_jax.serving.timeline import Window
 
 _COLUMNS = 2000
 """Waveform extremes that are drawn."""
-_INK = "#333333"
 
 
 def draw_timeline(
     blocks: Iterable[Float32[np.ndarray, " N"]],
     sample_rate: int,
-    windows: Sequence[Window],
+    windows: Sequence["Window"],
     labels: Sequence[str],
     title: str,
     path: str | Path,
@@ -35,20 +37,8 @@ def draw_timeline(
     Raises:
       RunError: the file cannot be written.
     """
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     duration = windows[-1].end
     lows, highs = _extremes(blocks, round(duration * sample_rate))
-    figure = Figure(figsize=(min(max(8.0, duration / 8), 24.0), 4.8), layout="constrained")
-    wave, stack = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
-    edges = np.linspace(0, duration, len(lows) + 1)
-    wave.stairs(highs, edges, baseline=lows, fill=True, color="#777777")
-    wave.set_ylabel("waveform", color=_INK)
-    highest = max(float(np.abs([lows, highs]).max()), 1e-3)
-    wave.set_ylim(-1.05 * highest, 1.05 * highest)
-
     times = [windows[0].start, *((window.start + window.end) / 2 for window in windows), duration]
     shares = np.array(
         [
@@ -57,25 +47,17 @@ def draw_timeline(
         ]
     )
     shares = np.concatenate([shares[:1], shares, shares[-1:]]).T
-    colors = colormaps["tab10" if len(labels) <= 10 else "tab20"]
-    # A name that begins with an underscore would be left out of the legend.
-    bands = stack.stackplot(times, shares, colors=[colors(place % colors.N) for place in range(len(labels))])
-    stack.set_ylim(0, 1)
-    stack.set_xlim(0, duration)
-    stack.set_ylabel("probability", color=_INK)
-    stack.set_xlabel("seconds", color=_INK)
-    legend = stack.legend(
-        bands[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelcolor=_INK
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    for axes in (wave, stack):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#999999")
-        axes.tick_params(color="#999999", labelcolor=_INK)
-    figure.suptitle(title, fontsize=11, color=_INK, parse_math=False)
-    with whole_file(path) as temporary:
-        FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=120)
+    with picture(path, title, min(max(8.0, duration / 8), 24.0), 4.8) as figure:
+        wave, stack = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+        edges = np.linspace(0, duration, len(lows) + 1)
+        wave.stairs(highs, edges, baseline=lows, fill=True, color=GRAY)
+        highest = max(float(np.abs([lows, highs]).max()), 1e-3)
+        wave.set(ylabel="waveform", ylim=(-1.05 * highest, 1.05 * highest))
+
+        bands = stack.stackplot(times, shares, colors=palette(len(labels)))
+        stack.set(ylim=(0, 1), xlim=(0, duration), ylabel="probability", xlabel="seconds")
+        # Named here: a label that begins with an underscore would be left out of the legend.
+        stack.legend(bands[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _extremes(blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
