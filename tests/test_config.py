@@ -70,7 +70,7 @@ def test_json_mistakes_are_named(values, named):
         (lambda: TrainingConfig(warmup=2.0), "--training.schedule cosine"),
         (lambda: TrainingConfig(schedule="cosin"), "training.schedule is cosin; .* halve, cosine"),
         (lambda: DataConfig(on_error="go on"), "data.on_error is go on; .* stop, skip"),
-        (lambda: FeaturesConfig(mfcc=MfccConfig(n_fft=256)), "features.mfcc.n_fft"),
+        (lambda: MfccConfig(hop_length=0), "features.mfcc.hop_length"),
         (lambda: ModelConfig("none", mfcc_branch=False), "both branches are off"),
     ],
 )

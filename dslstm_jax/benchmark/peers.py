@@ -14,6 +14,7 @@ import numpy as np
 
 from dslstm_jax.benchmark.measure import Contender, compile_program
 from dslstm_jax.config import BEYOND_THE_PAPER, Config, FeaturesConfig, ModelConfig
+from dslstm_jax.features.mfcc import DELTA_WINDOW, FRAME_LENGTH, LIFTER, PREEMPHASIS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,14 +206,14 @@ def opensmile_config(config: FeaturesConfig) -> str:
     mfcc, instances, lines = config.mfcc, [], []
     text = _OPENSMILE.format(
         instances="{instances}",
-        frame=mfcc.frame_length / config.sample_rate,
+        frame=FRAME_LENGTH / config.sample_rate,
         hop=mfcc.hop_length / config.sample_rate,
-        preemphasis=mfcc.preemphasis,
+        preemphasis=PREEMPHASIS,
         bands=mfcc.mel_bands,
         highest=config.sample_rate / 2,
         cepstra=mfcc.cepstra,
-        lifter=mfcc.lifter,
-        window=mfcc.delta_window,
+        lifter=LIFTER,
+        window=DELTA_WINDOW,
     )
     for line in text.splitlines():
         name, _, kind = line.strip("[]").partition(":")

@@ -16,20 +16,9 @@ class MfccConfig:
     """Samples between frames (10 ms at 16 kHz)."""
     mel_bands: int = 26
     cepstra: int = 12
-    frame_length: int = 400
-    """Samples in a frame (25 ms at 16 kHz)."""
-    n_fft: int = 512
-    lifter: int = 22
-    preemphasis: float = 0.97
-    delta_window: int = 2
-    """Frames on each side of the regression that makes the deltas."""
 
     def __post_init__(self) -> None:
         check_counts("features.mfcc", self)
-        if self.n_fft < self.frame_length:
-            raise ConfigError(
-                f"features.mfcc.n_fft is {self.n_fft}; a frame of {self.frame_length} samples needs as many"
-            )
 
 
 @dataclass(frozen=True)

@@ -14,33 +14,24 @@ class AugmentationConfig:
 
     noise: float = 0.0
     """Probability that an utterance gets white noise, 10 to 30 dB below it."""
-    noise_snr: tuple[float, float] = (10.0, 30.0)
-    """Decibels of signal over noise, lowest and highest."""
     gain: float = 0.0
     """Largest change of level, up or down, in decibels."""
     speed: float = 0.0
     """Largest change of speed and pitch by resampling: 0.1 plays at 0.9 to 1.1 of the speed."""
     frequency_masks: int = 0
     """Bands of the mel-spectrograms that are blanked (SpecAugment)."""
-    frequency_mask_width: float = 0.15
-    """Widest such band, as a share of the mel bands."""
     time_masks: int = 0
     """Stretches of time that are blanked in the mel-spectrograms."""
-    time_mask_width: float = 0.15
-    """Longest such stretch, as a share of the frames."""
     mixup: float = 0.0
     """alpha of mixup's Beta(alpha, alpha); 0: off. Neighbors in a batch are mixed."""
 
     def __post_init__(self) -> None:
-        limits = {"noise": 1.0, "gain": 60.0, "speed": 0.5, "frequency_mask_width": 1.0, "time_mask_width": 1.0}
+        limits = {"noise": 1.0, "gain": 60.0, "speed": 0.5}
         for name in (*limits, "frequency_masks", "time_masks", "mixup"):
             value, most = getattr(self, name), limits.get(name, math.inf)
             if not 0 <= value <= most:
                 allowed = f"in [0, {most:g}]" if name in limits else "at least 0"
                 raise ConfigError(f"augmentation.{name} is {value}; it must be {allowed}")
-        lowest, highest = self.noise_snr
-        if not lowest <= highest:
-            raise ConfigError(f"augmentation.noise_snr is {self.noise_snr}; give the lowest first")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ class Purpose(IntEnum):
     DROPOUT = 7
 
 
+NOISE_SNR = (10.0, 30.0)
+"""Decibels of signal over noise, lowest and highest."""
+FREQUENCY_MASK_WIDTH = 0.15
+"""Widest band that a mask blanks, as a share of the mel bands."""
+TIME_MASK_WIDTH = 0.15
+"""Longest stretch that a mask blanks, as a share of the frames."""
 NOISE_BLOCK = 4096
 """Samples of noise drawn from one key: the draw of a fixed shape cannot depend on the padded length."""
 SPEED_UNITS = 1 << 16
@@ -82,7 +88,7 @@ def augment_waveforms(
       keys: one for each utterance, from `example_keys`.
       waveforms: samples in [-1, 1], valid up to `lengths`; what lies behind is ignored, NaN too.
       lengths: samples of each waveform; a row of length 0 keeps it.
-      config: largest change of speed s, probability and SNR of the noise, largest gain.
+      config: largest change of speed s, probability of the noise, largest gain.
 
     Returns:
       The waveforms, M = ceil(N / (1 - s)), and their lengths: N samples at the speed f, uniform in [1 - s, 1 + s],
@@ -118,7 +124,7 @@ def _add_noise(
 ) -> Float[Array, "B N"]:
     """White noise whose power over the valid samples is exactly the drawn SNR below the signal's; none in silence."""
     chance, place = jnp.moveaxis(_uniform(keys, Purpose.NOISE, 2), 1, 0)
-    lowest, highest = config.noise_snr
+    lowest, highest = NOISE_SNR
     ratio = 10 ** (-(lowest + (highest - lowest) * place) / 10)
     valid = length_mask(lengths, waveforms.shape[1])
     signals = zero_padding(waveforms, valid)
@@ -208,7 +214,7 @@ def _filter(x: Float[Array, "B N"], filters: Float[Array, "B K P"]) -> Float[Arr
 def augment_spectrograms(keys: Key[Array, " B"], features: Features, config: AugmentationConfig) -> Features:
     """Blanks bands and stretches of time in the mel-spectrograms (SpecAugment, Park et al. 2019); the MFCC stays.
 
-    A mask's width is uniform from 0 to the config's share and its place uniform where it fits. All spectrograms of
+    A mask's width is uniform from 0 to its largest share and its place uniform where it fits. All spectrograms of
     an utterance lose the same shares: they show the same sound, and one must not tell what the other hides. Blank is
     the spectrogram's mean in decibels, as in the paper: the floor would itself be a signal, silence in the middle of
     speech.
@@ -216,13 +222,13 @@ def augment_spectrograms(keys: Key[Array, " B"], features: Features, config: Aug
     Args:
       keys: one for each utterance, from `example_keys`.
       features: of the augmented waveforms. Shares of the time are those of the valid frames.
-      config: numbers and widths of the masks; what is off costs nothing.
+      config: numbers of the masks; what is off costs nothing.
     """
     if not config.frequency_masks and not config.time_masks:
         return features
 
-    times = _stretches(keys, Purpose.TIME_MASKS, config.time_masks, config.time_mask_width)
-    bands = _stretches(keys, Purpose.FREQUENCY_MASKS, config.frequency_masks, config.frequency_mask_width)
+    times = _stretches(keys, Purpose.TIME_MASKS, config.time_masks, TIME_MASK_WIDTH)
+    bands = _stretches(keys, Purpose.FREQUENCY_MASKS, config.frequency_masks, FREQUENCY_MASK_WIDTH)
 
     def blank(spectrogram: Float[Array, "B T F"], lengths: Int[Array, " B"]) -> Float[Array, "B T F"]:
         frames, size = spectrogram.shape[1:]

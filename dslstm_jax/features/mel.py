@@ -31,7 +31,7 @@ def mel_power(
     filters = signal.slaney_mel_filters(sample_rate, config.n_fft, config.mel_bands)
 
     def power_of(windows: Float[Array, "B T L"]) -> Float[Array, "B T F"]:
-        windowed = windows * signal.hann_window(config.n_fft).astype(windows.dtype)
+        windowed = windows * signal.hann_window(config.n_fft).astype(windows.dtype)[None, None]
         return signal.filter_bank(signal.power_spectrum(windowed, config.n_fft), filters)
 
     framing = signal.Framing(config.n_fft, config.hop_length, frames, before=config.n_fft // 2)
@@ -69,7 +69,7 @@ def stretch_indices(counts: Int[Array, " B"], frames: int) -> Int[Array, "B fram
     arithmetic differs at some lengths.
     """
     scales = exact_quotient(counts, frames)
-    nearest = jnp.floor(jnp.arange(frames, dtype=jnp.float32) * scales[:, None]).astype(jnp.int32)
+    nearest = jnp.floor(jnp.arange(frames, dtype=jnp.float32)[None] * scales[:, None]).astype(jnp.int32)
     return jnp.clip(nearest, 0, jnp.maximum(counts[:, None] - 1, 0))
 
 

@@ -10,9 +10,18 @@ from dslstm_jax.config import MfccConfig
 from dslstm_jax.features import signal
 from dslstm_jax.ops.masking import length_mask, whole_frames, zero_padding
 
+FRAME_LENGTH = 400
+"""Samples in a frame (25 ms at 16 kHz)."""
+N_FFT = 512
+PREEMPHASIS = 0.97
+LIFTER = 22
+DELTA_WINDOW = 2
+"""Frames on each side of the regression that makes the deltas."""
 
-def _deltas(x: Float[Array, "B T F"], window: int) -> Float[Array, "B U F"]:
+
+def _deltas(x: Float[Array, "B T F"]) -> Float[Array, "B U F"]:
     """Regression slope over +-window frames (HTK book, equation 5.16), for all frames that have both sides."""
+    window = DELTA_WINDOW
     size = x.shape[1] - 2 * window
     total = jnp.zeros((), x.dtype)
     for k in range(1, window + 1):
@@ -28,11 +37,12 @@ def _repeat_first(x: Float[Array, "B T F"], times: int) -> Float[Array, "B U F"]
 def _static(raw: Float[Array, "B T L"], config: MfccConfig, sample_rate: int) -> Float[Array, "B T 13"]:
     """Liftered cepstra 1..n and the log energy of raw frames."""
     previous = jnp.concatenate([raw[..., :1], raw[..., :-1]], axis=-1)
-    windowed = (raw - config.preemphasis * previous) * signal.hamming_window(config.frame_length).astype(raw.dtype)
-    filters = signal.htk_mel_filters(sample_rate, config.n_fft, config.mel_bands)
-    mel = signal.project(signal.power_spectrum(windowed, config.n_fft), filters)
+    window = signal.hamming_window(FRAME_LENGTH).astype(raw.dtype)
+    windowed = (raw - PREEMPHASIS * previous) * window[None, None]
+    filters = signal.htk_mel_filters(sample_rate, N_FFT, config.mel_bands)
+    mel = signal.project(signal.power_spectrum(windowed, N_FFT), filters)
     cepstra = signal.project(
-        jnp.log(jnp.maximum(mel, 1)), signal.cepstral_matrix(config.mel_bands, config.cepstra, config.lifter)
+        jnp.log(jnp.maximum(mel, 1)), signal.cepstral_matrix(config.mel_bands, config.cepstra, LIFTER)
     )
     energy = jnp.log(jnp.maximum(jnp.sum(raw * raw, axis=-1, keepdims=True), 1))
     return jnp.concatenate([cepstra, energy], axis=-1)
@@ -40,7 +50,7 @@ def _static(raw: Float[Array, "B T L"], config: MfccConfig, sample_rate: int) ->
 
 def frames_in(samples: int, config: MfccConfig) -> int:
     """Frames of a row of so many samples, at least one."""
-    return 1 + max(samples - config.frame_length, 0) // config.hop_length
+    return 1 + max(samples - FRAME_LENGTH, 0) // config.hop_length
 
 
 def mfcc(
@@ -53,37 +63,36 @@ def mfcc(
 
     Args:
       waveforms: samples in [-1, 1], valid up to `lengths`; what lies behind is ignored, NaN too.
-      lengths: samples of each waveform. N samples give 1 + (N - frame_length) // hop_length frames; fewer samples
-        than one frame give one frame completed with zeros, and 0 samples give none.
-      config: frame sizes, filters, cepstra.
+      lengths: samples of each waveform. N samples give 1 + (N - 400) // hop_length frames; fewer samples than
+        one frame give one frame completed with zeros, and 0 samples give none.
+      config: hop, filters, cepstra.
       sample_rate: hertz.
 
     Returns:
       The features (39 columns by default), 0 at padded frames, and the number of frames of each waveform.
     """
     frames = frames_in(waveforms.shape[1], config)
-    counts = whole_frames(lengths, config.frame_length, config.hop_length)
-    framing = signal.Framing(config.frame_length, config.hop_length, frames)
+    counts = whole_frames(lengths, FRAME_LENGTH, config.hop_length)
+    framing = signal.Framing(FRAME_LENGTH, config.hop_length, frames)
     static_of = partial(_static, config=config, sample_rate=sample_rate)
     static = signal.over_frames(static_of, framing, waveforms, lengths)
-    return with_derivatives(static, counts, config.delta_window), counts
+    return with_derivatives(static, counts), counts
 
 
-def with_derivatives(static: Float[Array, "B T L"], counts: Int[Array, " B"], window: int) -> Float[Array, "B T F"]:
+def with_derivatives(static: Float[Array, "B T L"], counts: Int[Array, " B"]) -> Float[Array, "B T F"]:
     """Features, their deltas and their accelerations side by side, F = 3 L; 0 behind the `counts` valid frames.
 
     Args:
       static: valid in the first `counts` frames.
       counts: frames of each row.
-      window: frames on each side of the regression (HTK book, equation 5.16).
     """
     # The last valid frame goes on past the end, far enough for real deltas there: openSMILE's accelerations
     # see deltas of the continued statics at the end, but copies of the first delta at the start.
     frames = static.shape[1]
     last = jnp.take_along_axis(static, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
     continued = jnp.where(length_mask(counts, frames)[..., None], static, last)
-    continued = jnp.concatenate([continued, jnp.repeat(last, 2 * window, axis=1)], axis=1)
-    deltas = _deltas(_repeat_first(continued, window), window)
-    accelerations = _deltas(_repeat_first(deltas, window), window)
+    continued = jnp.concatenate([continued, jnp.repeat(last, 2 * DELTA_WINDOW, axis=1)], axis=1)
+    deltas = _deltas(_repeat_first(continued, DELTA_WINDOW))
+    accelerations = _deltas(_repeat_first(deltas, DELTA_WINDOW))
     features = jnp.concatenate([static, deltas[:, :frames], accelerations], axis=-1)
     return zero_padding(features, length_mask(counts, frames))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import MfccConfig
 from dslstm_jax.features import signal
-from dslstm_jax.features.mfcc import frames_in, with_derivatives
+from dslstm_jax.features.mfcc import FRAME_LENGTH, frames_in, with_derivatives
 from dslstm_jax.ops.masking import length_mask, whole_frames, zero_padding
 
 COLUMNS = 2
@@ -24,11 +24,8 @@ MIDDLE = 180.0
 """Hertz, between low and high voices; the pitch is told in octaves above it."""
 FLOOR = 1.0
 """Level of noise, in 16-bit sample values, that is taken to be everywhere: digital silence is not periodic."""
-
-
-def beside(config: MfccConfig) -> int:
-    """Samples that the window has more than the frame on each side: two frames in all, 50 ms at the defaults."""
-    return config.frame_length // 2
+BESIDE = FRAME_LENGTH // 2
+"""Samples that the window has more than the frame on each side: two frames in all, 50 ms at 16 kHz."""
 
 
 def pitch(
@@ -47,18 +44,18 @@ def pitch(
     Args:
       waveforms: samples in [-1, 1], valid up to `lengths`; what lies behind is ignored, NaN too.
       lengths: samples of each waveform.
-      config: frame sizes. The window is two frames long, around the frame's middle, and the lowest pitch has three
+      config: the hop. The window is two frames long, around the frame's middle, and the lowest pitch has three
         periods in it: 60 Hz at the defaults. The highest is 600 Hz.
       sample_rate: hertz.
 
     Returns:
       The features, 0 at padded frames, and the number of frames of each waveform.
     """
-    size, frames = config.frame_length + 2 * beside(config), frames_in(waveforms.shape[1], config)
-    counts = whole_frames(lengths, config.frame_length, config.hop_length)
-    framing = signal.Framing(size, config.hop_length, frames, before=beside(config))
+    size, frames = FRAME_LENGTH + 2 * BESIDE, frames_in(waveforms.shape[1], config)
+    counts = whole_frames(lengths, FRAME_LENGTH, config.hop_length)
+    framing = signal.Framing(size, config.hop_length, frames, before=BESIDE)
     static = signal.over_frames(partial(_of_windows, sample_rate=sample_rate), framing, waveforms, lengths)
-    features = with_derivatives(zero_padding(static, length_mask(counts, frames)), counts, config.delta_window)
+    features = with_derivatives(zero_padding(static, length_mask(counts, frames)), counts)
     return features, counts
 
 
@@ -67,10 +64,10 @@ def _of_windows(windows: Float[Array, "B T L"], sample_rate: int) -> Float[Array
     shortest, longest = int(sample_rate / HIGHEST), size // PERIODS
     window = signal.hann_window(size)
     ours, of_window = _autocorrelation(windows, window, longest + 1), _of_the_window(window, longest + 1)
-    ours = ours / (ours[..., :1] + FLOOR**2 * np.float32(np.sum(window**2))) / of_window
+    ours = ours / (ours[..., :1] + FLOOR**2 * np.float32(np.sum(window**2))) / of_window[None, None]
     lags = np.arange(shortest, longest + 1)
     before, here, after = (ours[..., shortest + k : longest + 1 + k] for k in (-1, 0, 1))
-    score = here - (OCTAVE_COST * np.log2(lags / shortest)).astype(np.float32)
+    score = here - (OCTAVE_COST * np.log2(lags / shortest)).astype(np.float32)[None, None]
     score = jnp.where((here >= before) & (here >= after) & (here > 0), score, -1)
     best = jnp.argmax(score, axis=-1, keepdims=True)
     before, here, after = (jnp.take_along_axis(values, best, axis=-1)[..., 0] for values in (before, here, after))
@@ -87,7 +84,7 @@ def _autocorrelation(windows: Float[Array, "B T L"], window: np.ndarray, lags: i
     """At the lags 0 to `lags`, of the windowed samples without their mean."""
     size = windows.shape[-1]
     n_fft = 128 * math.ceil((size + lags) / 128)  # fast, and nothing comes round
-    samples = (windows - windows.mean(axis=-1, keepdims=True)) * window.astype(windows.dtype)
+    samples = (windows - windows.mean(axis=-1, keepdims=True)) * window.astype(windows.dtype)[None, None]
     return jnp.fft.irfft(signal.power_spectrum(samples, n_fft), n_fft)[..., : lags + 1]
 
 

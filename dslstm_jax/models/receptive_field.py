@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from dslstm_jax.config import Config, SpectrogramConfig
-from dslstm_jax.features.pitch import beside
+from dslstm_jax.config import RecognizerConfig, SpectrogramConfig
+from dslstm_jax.features.mfcc import DELTA_WINDOW, FRAME_LENGTH
+from dslstm_jax.features.pitch import BESIDE
 from dslstm_jax.models.branches import ALIGNED, shortest_recording
 from dslstm_jax.ops.convolution import block_reach
 
@@ -30,7 +31,7 @@ class ReceptiveField(NamedTuple):
         return max(0, (samples - self.after) // self.hop + 1)
 
 
-def receptive_fields(config: Config) -> tuple[ReceptiveField, ...]:
+def receptive_fields(config: RecognizerConfig) -> tuple[ReceptiveField, ...]:
     """Those of the sequences that the recurrences read: of the spectrograms, then of the MFCC. None is stretched."""
     fields, model, features = [], config.model, config.features
     if model.spectrogram_branch != "none":
@@ -47,9 +48,9 @@ def receptive_fields(config: Config) -> tuple[ReceptiveField, ...]:
         fields += of_cnns
     if model.mfcc_branch:
         mfcc = features.mfcc
-        accelerations = 2 * mfcc.delta_window * mfcc.hop_length
-        more = beside(mfcc) if features.pitch else 0
-        after = accelerations + mfcc.frame_length + more
+        accelerations = 2 * DELTA_WINDOW * mfcc.hop_length
+        more = BESIDE if features.pitch else 0
+        after = accelerations + FRAME_LENGTH + more
         fields.append(ReceptiveField(mfcc.hop_length, accelerations + more, after))
     return tuple(fields)
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.errors import RunError, one_line
+from dslstm_jax.features.mfcc import FRAME_LENGTH
 from dslstm_jax.models.branches import shortest_recording
 from dslstm_jax.models.recognizer import Variables, count_classes
 from dslstm_jax.util.files import to_json, whole_file
@@ -73,7 +74,7 @@ def write_model(
     configs = [_portable(member.config) for member in members]
     named = _name_members([member.variables for member in members])
     weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(named, sep="/").items()}
-    shortest = max(max(config.features.mfcc.frame_length, shortest_recording(config)) for config in configs)
+    shortest = max(FRAME_LENGTH, *map(shortest_recording, configs))
 
     def probabilities(weights: dict[str, Array], waveforms: Array, lengths: Array) -> Array:
         return predict(_members(weights, configs), waveforms, lengths)

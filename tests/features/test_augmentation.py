@@ -16,7 +16,7 @@ from tiny import FEATURES, MODEL
 from dslstm_jax.config import AugmentationConfig, Config
 from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.errors import ConfigError
-from dslstm_jax.features import Features, extract_features
+from dslstm_jax.features import Features, augmentation, extract_features
 from dslstm_jax.features.augmentation import (
     augment_spectrograms,
     augment_waveforms,
@@ -30,13 +30,16 @@ from dslstm_jax.training.step import create_state, cross_entropy, train_step
 
 RATE = 16_000
 OFF = AugmentationConfig()
-ALL = AugmentationConfig(
-    noise=0.5, gain=6.0, speed=0.1, frequency_masks=2, frequency_mask_width=0.3, time_masks=1, mixup=0.4
-)
+ALL = AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=2, time_masks=1, mixup=0.4)
 augment = jax.jit(augment_waveforms, static_argnames="config")
 mask = jax.jit(augment_spectrograms, static_argnames="config")
 mix = jax.jit(mixup)
 play = jax.jit(change_speed, static_argnames="most")
+
+
+def compiled(config: AugmentationConfig):
+    """`augment_waveforms`, traced again, so that it sees the constants as they are now."""
+    return jax.jit(partial(augment_waveforms, config=config))
 
 
 def keys(count: int, step: int = 0) -> jax.Array:
@@ -64,10 +67,11 @@ def power(x) -> np.ndarray:
 # Noise
 
 
-def test_noise_has_the_snr_asked_for_over_the_valid_samples():
+def test_noise_has_its_snr_over_the_valid_samples(monkeypatch):
     snr, lengths = 12.0, [16_000, 200, 5_000, 9_999]
+    monkeypatch.setattr(augmentation, "NOISE_SNR", (snr, snr))
     waveforms, counts = sounds(lengths, 16_000)
-    found, same = augment(keys(4), waveforms, counts, config=AugmentationConfig(noise=1.0, noise_snr=(snr, snr)))
+    found, same = compiled(AugmentationConfig(noise=1.0))(keys(4), waveforms, counts)
     np.testing.assert_array_equal(same, counts)
     for row, length in enumerate(lengths):
         noise = np.asarray(found[row, :length], np.float64) - np.asarray(waveforms[row, :length], np.float64)
@@ -92,10 +96,11 @@ def test_noise_is_white_and_no_block_of_it_comes_twice():
     np.testing.assert_allclose([np.mean(noise**3), np.mean(noise**4)], [0, 1.8], atol=0.1)
 
 
-def test_noise_comes_with_its_probability_at_an_snr_uniform_in_its_range():
+def test_noise_comes_with_its_probability_at_an_snr_uniform_in_its_range(monkeypatch):
+    monkeypatch.setattr(augmentation, "NOISE_SNR", (5.0, 15.0))
     count = 2000
     waveforms, lengths = jnp.ones((count, 16)), jnp.full(count, 16)
-    found, _ = augment(keys(count), waveforms, lengths, config=AugmentationConfig(noise=0.3, noise_snr=(5.0, 15.0)))
+    found, _ = compiled(AugmentationConfig(noise=0.3))(keys(count), waveforms, lengths)
     noise = np.asarray(power(found - waveforms))
     noisy = noise > 0
     assert abs(noisy.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / count)
@@ -225,11 +230,12 @@ def flat_features(rows: int) -> Features:
 
 
 @pytest.mark.parametrize(("axis", "masks"), [(1, "time"), (2, "frequency")])
-def test_one_mask_is_a_stretch_of_mean_value_as_wide_as_its_share(axis, masks):
+def test_one_mask_is_a_stretch_of_mean_value_as_wide_as_its_share(monkeypatch, axis, masks):
     count = 400
-    config = AugmentationConfig(**{f"{masks}_masks": 1, f"{masks}_mask_width": 0.25})
+    monkeypatch.setattr(augmentation, f"{masks.upper()}_MASK_WIDTH", 0.25)
+    config = AugmentationConfig(**{f"{masks}_masks": 1})
     features = flat_features(count)
-    found = mask(keys(count), features, config=config)
+    found = jax.jit(partial(augment_spectrograms, config=config))(keys(count), features)
     np.testing.assert_array_equal(found.mfcc, features.mfcc)
     np.testing.assert_array_equal(found.mfcc_lengths, features.mfcc_lengths)
     shares, starts = [], []
@@ -257,10 +263,11 @@ def test_one_mask_is_a_stretch_of_mean_value_as_wide_as_its_share(axis, masks):
     assert abs(middle.mean() - 0.5) < 4 * 0.26 / math.sqrt(count)
 
 
-def test_masks_are_as_many_as_asked_and_different():
-    config = AugmentationConfig(frequency_masks=3, frequency_mask_width=0.05)
+def test_masks_are_as_many_as_asked_and_different(monkeypatch):
+    monkeypatch.setattr(augmentation, "FREQUENCY_MASK_WIDTH", 0.05)
+    mask = jax.jit(partial(augment_spectrograms, config=AugmentationConfig(frequency_masks=3)))
     features = flat_features(200)
-    hidden = np.asarray(mask(keys(200), features, config=config).spectrograms[1] != features.spectrograms[1])
+    hidden = np.asarray(mask(keys(200), features).spectrograms[1] != features.spectrograms[1])
     edges = np.diff(np.pad(hidden[:, 0], ((0, 0), (1, 1))).astype(int), axis=1)
     stretches = (edges == 1).sum(axis=1)
     assert stretches.max() == 3
@@ -381,11 +388,12 @@ def test_the_same_on_two_devices(batch):
 
 
 @pytest.mark.parametrize("partitionable", [True, False])
-def test_the_same_noise_with_longer_padding_however_jax_numbers_a_draw(partitionable):
+def test_the_same_noise_with_longer_padding_however_jax_numbers_a_draw(monkeypatch, partitionable):
+    monkeypatch.setattr(augmentation, "NOISE_SNR", (0.0, 0.0))
     short, long = (jnp.ones((3, samples)) for samples in (5_000, 17_000))
-    lengths, config = jnp.array([5_000, 4_000, 4_096]), AugmentationConfig(noise=1.0, noise_snr=(0.0, 0.0))
+    lengths, noisy = jnp.array([5_000, 4_000, 4_096]), compiled(AugmentationConfig(noise=1.0))
     with jax.threefry_partitionable(partitionable):
-        noise = [np.asarray(augment(keys(3), x, lengths, config=config)[0])[:, :5_000] - 1 for x in (short, long)]
+        noise = [np.asarray(noisy(keys(3), x, lengths)[0])[:, :5_000] - 1 for x in (short, long)]
     assert noise[0].std() > 0.9
     np.testing.assert_allclose(noise[0], noise[1], atol=1e-6)
 
@@ -403,20 +411,22 @@ def test_other_draws_in_another_step_and_for_another_utterance(batch):
         assert (np.asarray(a) != np.asarray(b)).reshape(8, -1).any(axis=1).sum() > 5
 
 
-def test_draws_of_different_changes_are_independent():
+def test_draws_of_different_changes_are_independent(monkeypatch):
     count = 1000
-    config = replace(OFF, speed=0.2, gain=6.0, noise=0.5, noise_snr=(30.0, 40.0))
-    found, lengths = augment(keys(count), jnp.ones((count, 400)), jnp.full(count, 400), config=config)
+    monkeypatch.setattr(augmentation, "NOISE_SNR", (30.0, 40.0))
+    change = compiled(replace(OFF, speed=0.2, gain=6.0, noise=0.5))
+    found, lengths = change(keys(count), jnp.ones((count, 400)), jnp.full(count, 400))
     middle = np.asarray(found)[:, 100:200]
     quantities = [lengths, middle.mean(axis=1), middle.std(axis=1) / middle.mean(axis=1) > 0.005]
     correlations = np.corrcoef(quantities)
     assert np.abs(correlations - np.eye(3)).max() < 4 / math.sqrt(count)
 
 
-def test_a_change_does_not_move_the_draws_of_another():
+def test_a_change_does_not_move_the_draws_of_another(monkeypatch):
+    monkeypatch.setattr(augmentation, "NOISE_SNR", (60.0, 60.0))
     waveforms, lengths = sounds([4_000, 3_000], 4_000)
     alone, _ = augment(keys(2), waveforms, lengths, config=replace(OFF, gain=6.0))
-    both, _ = augment(keys(2), waveforms, lengths, config=replace(OFF, gain=6.0, noise=1.0, noise_snr=(60.0, 60.0)))
+    both, _ = compiled(replace(OFF, gain=6.0, noise=1.0))(keys(2), waveforms, lengths)
     np.testing.assert_allclose(both, alone, atol=0.01 * float(jnp.abs(alone).max()))
 
 
@@ -486,7 +496,6 @@ def utterances(batch) -> Batch:
 
 def test_off_means_off(state, utterances):
     assert not is_on(OFF)
-    assert not is_on(replace(OFF, noise_snr=(0.0, 5.0)))
     for name in ("noise", "gain", "speed", "frequency_masks", "time_masks", "mixup"):
         assert is_on(replace(OFF, **{name: getattr(ALL, name)}))
     off = replace(CONFIG, augmentation=OFF)

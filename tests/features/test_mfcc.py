@@ -90,9 +90,9 @@ def test_one_more_sample_than_a_frame_changes_nothing():
     assert not frame[0, :, 13:].any(), "a single frame has no slope"
 
 
-def test_other_frame_sizes():
+def test_other_sizes():
     """A hop that does not divide the frame, and fewer bands and cepstra."""
-    config = MfccConfig(frame_length=320, hop_length=120, n_fft=512, mel_bands=20, cepstra=8)
+    config = MfccConfig(hop_length=120, mel_bands=20, cepstra=8)
     values, counts = mfcc(jnp.ones((2, 2000)) * 0.01, jnp.array([2000, 700]), config)
-    assert values.shape == (2, 1 + (2000 - 320) // 120, 27)
-    assert counts.tolist() == [15, 4]
+    assert values.shape == (2, 1 + (2000 - 400) // 120, 27)
+    assert counts.tolist() == [14, 3]

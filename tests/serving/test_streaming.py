@@ -43,7 +43,7 @@ CASES = {name: Config(features=OWN_FRAMES, model=replace(model, **SMALL)) for na
 CASES["odd sizes"] = Config(
     features=FeaturesConfig(
         sample_rate=11_025,
-        mfcc=MfccConfig(frame_length=280, hop_length=112, delta_window=3),
+        mfcc=MfccConfig(hop_length=112),
         spectrograms=(SpectrogramConfig(405, 150, 16, 0), SpectrogramConfig(700, 300, 24, 0)),
     ),
     model=replace(CASES["mean"].model, kernels=((4, 3), (3, 5)), layers=1),
