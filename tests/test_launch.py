@@ -17,7 +17,7 @@ from tiny import MODEL, tiny_config, write_config
 
 from dslstm_jax.cli.entry import _parse
 from dslstm_jax.config import DataConfig
-from dslstm_jax.evaluation.compare import compare, read_comparable
+from dslstm_jax.evaluation.compare import paired_difference, read_comparable
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -326,9 +326,9 @@ def test_published_differences_are_those_of_the_files(name):
     runs = read_comparable([*first, whole, own])
     cells = [_accuracies(found["figures"]) for found in (runs[-1].results, runs[-1].results["ensemble"])]
     *earlier, one, other = (run.predictions for run in runs)
-    cells += _describe(compare(one, other))
+    cells += _describe(paired_difference(one, other))
     if earlier:
-        both = compare(earlier[0].beside([one]), earlier[1].beside([other]))
+        both = paired_difference(earlier[0].beside([one]), earlier[1].beside([other]))
         cells += [*_describe(both), "<0.001" if both.p_of_runs < 0.0005 else f"{both.p_of_runs:.3f}"]
     assert row.endswith(f"| {' | '.join(cells)} |")
 

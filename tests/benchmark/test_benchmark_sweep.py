@@ -1,12 +1,10 @@
-"""What `dslstm benchmark recurrence` sweeps besides sizes: dtype, backend, unroll; and its picture."""
+"""What `dslstm benchmark recurrence` sweeps besides sizes: dtype, backend, unroll."""
 
 from dataclasses import replace
 
 import pytest
-from matplotlib.figure import Figure
 
-from dslstm_jax.benchmark import measure, peers, plot, recurrence
-from dslstm_jax.benchmark.harness import Report
+from dslstm_jax.benchmark import measure, peers, recurrence
 from dslstm_jax.benchmark.recurrence import benchmark_recurrence
 from dslstm_jax.benchmark.sweep import SweepConfig
 from dslstm_jax.errors import ConfigError
@@ -76,32 +74,3 @@ def test_operations_of_other_backends_are_those_of_the_scan(monkeypatch):
 def test_a_sweep_of_what_is_not_here_is_one_error():
     with pytest.raises(ConfigError, match=r"sweep\.backend: cudnn, pallas_tpu cannot run on this cpu; add scan"):
         benchmark_recurrence(SweepConfig(**SMALL, backend=("cudnn", "pallas_tpu")), 3)
-
-
-def test_many_cases_are_drawn_as_lines(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    rows = [
-        {
-            **{"cell": "lstm", "pass": passes, "batch": batch, "time": time, "dtype": "float32"},
-            **{"implementation": name, "unroll": unroll, "median ms": float(batch * time)},
-        }
-        for passes in ("forward", "train")
-        for time in (27, 400)
-        for batch in (1, 8, 32, 128)
-        for name, unroll in (("dslstm_jax", 1), ("dslstm_jax", 4), ("torch.nn.LSTM", None))
-    ]
-    plot.draw_report(Report("recurrence", (), tuple(rows)), tmp_path / "many.png")
-    (figure,) = figures
-    assert [panel.get_title() for panel in figure.axes] == ["time 27", "time 400", "", ""]
-    assert [panel.get_ylabel().split("\n")[0] for panel in figure.axes[::2]] == [
-        "lstm, forward, float32",
-        "lstm, train, float32",
-    ]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "dslstm_jax, unroll 1",
-        "dslstm_jax, unroll 4",
-        "torch.nn.LSTM",
-    ]
-    line = figure.axes[1].lines[2]
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 8, 32, 128], [400, 3200, 12800, 51200])

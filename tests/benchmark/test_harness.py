@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dslstm_jax.benchmark.harness import Report, clock, write_report
+from dslstm_jax.benchmark.harness import Report, clock, publish
 from dslstm_jax.errors import RunError
 
 REPORT = Report(
@@ -29,7 +29,7 @@ def test_the_first_call_is_kept_apart():
 
 
 def test_json_holds_the_rows_and_the_machine(tmp_path):
-    write_report(REPORT, tmp_path / "out.json", None)
+    publish(REPORT, tmp_path / "out.json", None)
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["rows"] == list(REPORT.rows)
     assert {"command", "commit", "devices", "packages", "processor", "python"} <= found["environment"].keys()
@@ -39,7 +39,7 @@ def test_only_its_own_block_is_rewritten(tmp_path):
     page = tmp_path / "BENCHMARKS.md"
     page.write_text(PAGE)
     for _ in range(2):
-        write_report(REPORT, None, page)
+        publish(REPORT, None, page)
         text = page.read_text()
         assert text.startswith("# Before\n\n<!-- begin: benchmark data -->\n\n`dslstm")
         assert re.search(r"` at ([0-9a-f]{7}(-dirty)?|an unknown commit); .+, \d+ cores?, devices: cpu; ", text)
@@ -52,5 +52,5 @@ def test_a_page_without_the_block_is_an_error(tmp_path):
     page = tmp_path / "BENCHMARKS.md"
     page.write_text("# Nothing\n")
     with pytest.raises(RunError, match="no block for it; put the lines <!-- begin: benchmark data --> and"):
-        write_report(REPORT, None, page)
+        publish(REPORT, None, page)
     assert page.read_text() == "# Nothing\n"

@@ -4,62 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from crossvalidated import LABELS, crossed
 
 from dslstm_jax.cli import main
-from dslstm_jax.config import Config, SplitConfig
 from dslstm_jax.data.corpora import Corpus, Utterance
-from dslstm_jax.data.splits import describe, make_folds
 from dslstm_jax.evaluation.calibration import with_temperature
-from dslstm_jax.evaluation.compare import compare, read_comparable
-from dslstm_jax.evaluation.results import Outcome, Predictions, gather_predictions, summarize, summarize_ensemble
+from dslstm_jax.evaluation.compare import paired_difference, read_comparable
+from dslstm_jax.evaluation.results import Outcome, Predictions, gather_predictions, summarize_ensemble
 from dslstm_jax.evaluation.statistics import calibration_error
-from dslstm_jax.reporting.crossval import describe_protocol, format_summary, write_results
-
-LABELS = ("happy", "sad")
-ENVIRONMENT = {
-    "commit": None,
-    "command": ["dslstm"],
-    "python": "3.11",
-    "processor": "abacus",
-    "cores": 1,
-    "packages": {},
-    "devices": ["cpu"],
-}
-
-
-def crossed(folder, *, wrong, seeds=2, labels=LABELS, protocol="speaker3", drop=(), shuffle=False, corpora=""):
-    """Results in `folder` of six speakers with four utterances of each label; every `wrong`th answer is wrong."""
-    utterances = [
-        Utterance(f"{speaker}/{label}{take}.wav", label, speaker, corpus=corpora[place : place + 1] or None)
-        for place, speaker in enumerate("abcdef")
-        for label in labels
-        for take in range(4)
-        if f"{speaker}/{label}{take}.wav" not in drop
-    ]
-    if shuffle:
-        utterances = utterances[::-1]
-    corpus = Corpus("made", labels, tuple(utterances))
-    splits = make_folds(utterances, protocol, 0)
-    outcomes = []
-    for fold, split in enumerate(splits):
-        for seed in range(seeds):
-            truths = np.array([labels.index(utterances[member].label) for member in split.test])
-            names = [utterances[member].path for member in split.test]
-            order = np.argsort(np.argsort(names))
-            answers = np.where((order + seed) % wrong == 0, 1 - truths, truths)
-            outcomes.append(Outcome(fold, seed, 1, split.test, 0.1 + 0.8 * np.eye(len(labels))[answers]))
-    config = Config(split=SplitConfig(protocol))
-    folds = [describe(utterances, split) for split in splits]
-    records = [[{"epoch": 1, "train_loss": 1.0, "validation_ua": None}] for _ in outcomes]
-    results = summarize(corpus, folds, outcomes, config, ENVIRONMENT, None)
-    write_results(folder / "report", results, records, title="made")
-    return folder
 
 
 def test_a_better_predictor_is_found_better(tmp_path):
     worse, better = (crossed(tmp_path / name, wrong=wrong) for name, wrong in (("worse", 3), ("better", 8)))
     one, other = read_comparable([worse, better])
-    found = compare(one.predictions, other.predictions)
+    found = paired_difference(one.predictions, other.predictions)
     uas = [run.results["figures"]["ua"]["pooled"] for run in (one, other)]
     assert found.pooled == pytest.approx(uas[1] - uas[0])
     assert found.pooled > 0.15
@@ -75,61 +33,10 @@ def test_a_predictor_does_not_differ_from_itself_in_any_order(tmp_path):
     one, other = read_comparable(
         [crossed(tmp_path / "one", wrong=3), crossed(tmp_path / "other", wrong=3, shuffle=True)]
     )
-    found = compare(one.predictions, other.predictions)
+    found = paired_difference(one.predictions, other.predictions)
     assert found.pooled == pytest.approx(0)
     assert [p for _, p in found.intervals.values()] == [1, 1]
     assert found.p_of_runs == 1
-
-
-def test_the_tables_name_every_run_and_pair(tmp_path, capsys):
-    paths = [
-        crossed(tmp_path / name, wrong=wrong, seeds=seeds)
-        for name, wrong, seeds in (("a", 3, 2), ("b", 5, 1), ("c", 8, 2))
-    ]
-    assert main(["compare", *map(str, paths)]) == 0
-    whole, folds, pairs = capsys.readouterr().out.strip().split("\n\n")
-    results = json.loads((paths[1] / "report" / "results.json").read_text())
-    assert f"{100 * results['figures']['ua']['mean']:.1f} %" in whole.splitlines()[3]
-    assert "speaker3, 3 folds, 1 seed, epoch chosen by validation UA" in whole
-    assert [line.split("  ")[0] for line in whole.splitlines()[1:]] == [
-        str(paths[0]),
-        f"{paths[0]}, ensemble of 2 seeds",
-        str(paths[1]),
-        str(paths[2]),
-        f"{paths[2]}, ensemble of 2 seeds",
-        "ensemble of 5 networks, those of all runs",
-    ]
-    assert "2 seeds, epoch chosen by validation UA and speaker3, 3 folds, 1 seed, " in whole.splitlines()[-1]
-    answers = np.concatenate([run.predictions.probabilities for run in read_comparable(paths)]).mean(axis=0)
-    right = answers.argmax(axis=-1) == read_comparable(paths)[0].predictions.truths
-    assert f"{100 * right.mean():.1f} %" in whole.splitlines()[-1]
-    assert f"{100 * results['figures']['ua']['of_folds'][1]:.1f} %" in folds.splitlines()[2]
-    assert [line.split("  ")[0] for line in pairs.splitlines()[1:]] == [
-        f"{paths[1]} - {paths[0]}",
-        f"{paths[2]} - {paths[0]}",
-        f"{paths[2]} - {paths[0]}, ensembles",
-        f"{paths[2]} - {paths[1]}",
-    ]
-    assert "(3 pairs)" in pairs.splitlines()[1]
-    assert "(6 pairs)" in pairs.splitlines()[2]
-    assert "(3 pairs)" in pairs.splitlines()[3]
-
-
-def test_each_of_several_corpora_has_its_figures(tmp_path):
-    report = crossed(tmp_path, wrong=3, corpora="xxyyyy") / "report"
-    results = json.loads((report / "results.json").read_text())
-    predictions = Predictions.from_dict(LABELS, results["predictions"])
-    assert predictions.corpora.count("x") == 16
-    right = predictions.probabilities.argmax(axis=-1) == predictions.truths
-    for corpus, count in (("x", 16), ("y", 32)):
-        own = np.array([name == corpus for name in predictions.corpora])
-        found = results["corpora"][corpus]
-        assert found["utterances"] == count
-        assert found["wa"] == pytest.approx(right[:, own].mean())
-        recalls = [right[:, own & (predictions.truths == label)].mean() for label in (0, 1)]
-        assert found["ua"] == pytest.approx(np.mean(recalls))
-        assert f"| {corpus} | {count} | {100 * found['wa']:.1f} % |" in (report / "report.md").read_text()
-    assert results["corpora"]["x"]["wa"] != results["corpora"]["y"]["wa"]
 
 
 def test_the_figures_with_temperature_are_those_of_what_load_gives():
@@ -182,20 +89,6 @@ def test_an_ensemble_answers_by_the_mean_of_its_seeds_probabilities():
         pytest.approx(calibration_error(predictions.ensemble.probabilities[0], predictions.truths))
     ]
     assert summarize_ensemble(predictions.ensemble) is None
-
-
-def test_the_ensemble_is_named_beside_the_mean_over_seeds(tmp_path):
-    several, single = (crossed(tmp_path / str(seeds), wrong=3, seeds=seeds) / "report" for seeds in (2, 1))
-    report = (several / "report.md").read_text()
-    assert report.index("| test of | utterances |") < report.index("| ensemble of 2 seeds | utterances |")
-    assert report.count("| 95 % over speakers |") == 2
-    results = json.loads((several / "results.json").read_text())
-    runs, ensemble = format_summary(results).splitlines()
-    assert runs.startswith("test WA ")
-    assert ensemble.startswith("ensemble of 2 seeds, test WA ")
-    assert ensemble.endswith(describe_protocol(results) + ")")
-    assert "nsemble" not in (single / "report.md").read_text()
-    assert json.loads((single / "results.json").read_text())["ensemble"] is None
 
 
 def test_results_of_before_there_were_ensembles_are_read(tmp_path, capsys):

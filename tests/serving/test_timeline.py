@@ -2,7 +2,6 @@
 
 import json
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +9,11 @@ import soundfile
 
 import dslstm_jax
 from dslstm_jax.cli import main
-from dslstm_jax.data.audio import prepare_samples, read_audio, read_blocks
+from dslstm_jax.data.audio import read_audio, read_blocks
 from dslstm_jax.errors import AudioError, ConfigError
-from dslstm_jax.reporting.timeline import draw_timeline
 from dslstm_jax.serving import predictor as predictor_module
 from dslstm_jax.serving.predictor import Predictor
-from dslstm_jax.serving.timeline import Window, cut, window_sizes
+from dslstm_jax.serving.timeline import cut, window_sizes
 
 RATE = 16_000
 
@@ -214,38 +212,3 @@ def test_the_command_writes_windows_and_pictures(trained, tmp_path, capsys):
     assert [path.name for path in elsewhere.iterdir()] == ["x.timeline.png"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[:2] == ["0.0-2.5", "s"]
-
-
-def test_a_picture_shows_the_waveform_and_the_shares(tmp_path: Path) -> None:
-    """Silence is white, one emotion alone is its color from bottom to top."""
-    from matplotlib.image import imread
-
-    windows = [
-        Window(0.0, 1.0, "_a$", {"_a$": 1.0, "b": 0.0}),
-        Window(1.0, 2.0, None, None),
-        Window(2.0, 3.0, "b", {"_a$": 0.0, "b": 1.0}),
-        Window(3.0, 4.0, "b", {"_a$": 0.0, "b": 1.0}),
-    ]
-    sound = np.concatenate([noise(1), np.zeros(RATE, np.float32), noise(2)])
-    draw_timeline(np.array_split(sound, 7), RATE, windows, ("_a$", "b"), "100 $ of x_1.wav", tmp_path / "x.png")
-    picture = imread(tmp_path / "x.png")[..., :3]
-    blue, orange = (
-        np.abs(picture - color).max(axis=2) < 0.02 for color in ((0.122, 0.467, 0.706), (1, 0.498, 0.055))
-    )
-    assert blue.mean() > 0.03
-    assert orange.mean() > 1.5 * blue.mean()
-    assert blue.mean() + orange.mean() < 0.3, "from the middle of a window to that of a silent one nothing is drawn"
-    gray = np.abs(picture - 0x77 / 255).max(axis=2) < 0.02
-    assert gray.mean() > 0.1, "above the middle and below"
-    columns = gray.any(axis=0)
-    assert 0.5 < columns.mean() < 0.8, "a quarter of the recording is silent, and the legend has its place"
-
-
-def test_a_long_recording_is_drawn_by_its_extremes():
-    from dslstm_jax.reporting.timeline import _extremes
-
-    samples = prepare_samples(noise(2), RATE, RATE)
-    lows, highs = _extremes(np.split(samples, 8), len(samples))
-    assert lows.shape == highs.shape == (2_000,)
-    np.testing.assert_array_equal(highs, samples.reshape(2_000, -1).max(axis=1))
-    np.testing.assert_array_equal(lows, samples.reshape(2_000, -1).min(axis=1))

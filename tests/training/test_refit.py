@@ -16,7 +16,7 @@ from dslstm_jax.cli import main
 from dslstm_jax.config import ModelConfig
 from dslstm_jax.data.pipeline import Loader
 from dslstm_jax.evaluation import crossval as crossval_module
-from dslstm_jax.reporting.crossval import write_results
+from dslstm_jax.reporting.crossval_report import write_results
 from dslstm_jax.runs.checkpoint import load_best
 from dslstm_jax.runs.folder import open_run
 from dslstm_jax.util.progress import progress_bar

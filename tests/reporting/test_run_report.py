@@ -1,3 +1,5 @@
+"""A run's report: the confusion matrix and the curves as pictures, and report.md."""
+
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from dslstm_jax.errors import RunError
-from dslstm_jax.reporting import report
-from dslstm_jax.reporting.report import draw_confusion, draw_curves, format_confusion, write_report
+from dslstm_jax.reporting.run_report import draw_confusion, draw_curves, write_report
 
 MATRIX = np.array([[6.0, 2.0, 0.0], [0.0, 12.0, 0.0], [0.0, 0.0, 0.0]])
 LABELS = ("anger", "happiness", "neutral")
@@ -24,43 +25,11 @@ RECORDS: list[dict[str, Any]] = [
 PROTOCOL = "speaker5, fold 0, epoch chosen on validation"
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved, in turn."""
-    saved: list[Figure] = []
-    save = report._save
-
-    def keep(figure: Figure, path: str | Path, title: str) -> None:
-        saved.append(figure)
-        save(figure, path, title)
-
-    monkeypatch.setattr(report, "_save", keep)
-    return saved
-
-
 def curves(figure: Figure, panel: int) -> dict[str, list[tuple[float, float]]]:
     return {
         str(line.get_label()): [(float(x), float(y)) for x, y in line.get_xydata()]
         for line in figure.axes[panel].lines
     }
-
-
-def test_the_table_is_aligned_and_ends_in_recalls() -> None:
-    table = "\n".join(
-        [
-            "truth \\ predicted  anger  happiness  neutral   recall",
-            "anger                  6          2        0   75.0 %",
-            "happiness              0         12        0  100.0 %",
-            "neutral                0          0        0        -",
-        ]
-    )
-    assert format_confusion(MATRIX, LABELS) == table
-    assert format_confusion(jnp.array(MATRIX, jnp.float32), LABELS) == table
-
-
-def test_labels_that_do_not_fit_the_matrix_are_refused() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        format_confusion(MATRIX, LABELS[:2])
 
 
 def test_the_matrix_is_drawn_with_shares_and_counts(figures: list[Figure], tmp_path: Path) -> None:
@@ -188,7 +157,7 @@ def test_a_report_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
 def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never(tmp_path: Path) -> None:
     code = f"""
 import sys
-from dslstm_jax.reporting.report import draw_curves
+from dslstm_jax.reporting.run_report import draw_curves
 assert "matplotlib" not in sys.modules
 draw_curves([{{"epoch": 1, "train_loss": 1.0}}], {str(tmp_path / "curves.png")!r}, "a title")
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
