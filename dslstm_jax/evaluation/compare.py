@@ -86,7 +86,7 @@ def paired_difference(one: Predictions, other: Predictions) -> Difference:
     A resample's UA is the mean over a predictor's seeds; both see the same resamples.
     """
     differences = {
-        unit: _mean_ua(bootstrap(theirs, unweighted_accuracy)) - _mean_ua(bootstrap(ours, unweighted_accuracy))
+        unit: np.subtract(*(bootstrap(each, unweighted_accuracy).mean(axis=1) for each in (theirs, ours)))
         for (unit, ours), theirs in zip(one.units.items(), other.units.values(), strict=True)
     }
     ours, theirs = (unweighted_accuracy(predictions.by_fold) for predictions in (one, other))
@@ -99,8 +99,3 @@ def paired_difference(one: Predictions, other: Predictions) -> Difference:
         sign_flip_test(paired),
         len(paired),
     )
-
-
-def _mean_ua(values: np.ndarray) -> np.ndarray:
-    mean: np.ndarray = values.mean(axis=1)
-    return mean

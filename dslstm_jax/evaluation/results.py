@@ -198,7 +198,7 @@ def summarize(
     """
     predictions = gather_predictions(corpus, outcomes)
     pooled = predictions.matrices.sum(axis=0)
-    values = {name: figure(predictions.by_fold) for name, figure in METRICS.items()}
+    values = {name: metric(predictions.by_fold) for name, metric in METRICS.items()}
     seeds = sorted({outcome.seed for outcome in outcomes})
     places = {fold: place for place, fold in enumerate(np.unique(predictions.folds).tolist())}
     recall = recalls(pooled)
@@ -264,13 +264,12 @@ def read_results(path: Path) -> dict[str, Any]:
     file = path if path.suffix == ".json" else path / "report" / "results.json"
     if not file.is_file():
         raise RunError(f"{path} holds no results of a cross-validation; dslstm crossval makes {file}")
-    results: dict[str, Any] = read_json(file)
-    return results
+    return read_json(file)
 
 
 def _figures(predictions: Predictions, calibrated: Predictions) -> dict[str, Any]:
     return {
-        "figures": {name: _figure(figure, predictions) for name, figure in METRICS.items()},
+        "figures": {name: _figure(metric, predictions) for name, metric in METRICS.items()},
         "calibration_error": _calibration_error(predictions),
         "calibrated_error": _calibration_error(calibrated),
     }
@@ -281,17 +280,17 @@ def _calibration_error(predictions: Predictions) -> dict[str, Any]:
     return {"mean": float(np.mean(errors)), "of_seeds": errors}
 
 
-def _figure(figure: Callable[[Matrix], Any], predictions: Predictions) -> dict[str, Any]:
-    """One figure: mean over seeds of each fold, mean and deviations over runs, and that of the pooled predictions."""
-    values = figure(predictions.by_fold)
+def _figure(metric: Callable[[Matrix], Any], predictions: Predictions) -> dict[str, Any]:
+    """One metric: mean over seeds of each fold, mean and deviations over runs, and that of the pooled predictions."""
+    values = metric(predictions.by_fold)
     return {
         "of_folds": values.mean(axis=1).tolist(),
         "mean": float(values.mean()),
         "deviation_of_folds": _deviation(values.mean(axis=1)),
         "deviation_of_seeds": _deviation(values.mean(axis=0)),
-        "pooled": float(figure(predictions.matrices.sum(axis=0)).mean()),
+        "pooled": float(metric(predictions.matrices.sum(axis=0)).mean()),
         "intervals": {
-            unit: list(interval(bootstrap(of_units, figure).mean(axis=1)))
+            unit: list(interval(bootstrap(of_units, metric).mean(axis=1)))
             for unit, of_units in predictions.units.items()
         },
     }
@@ -311,7 +310,7 @@ def _groups(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
         recall = recalls(matrices).mean(axis=0)
         found[group] = {
             "utterances": len(own),
-            **{name: float(figure(matrices).mean()) for name, figure in METRICS.items()},
+            **{name: float(metric(matrices).mean()) for name, metric in METRICS.items()},
             "recalls": dict(zip(predictions.labels, recall.tolist(), strict=True)),
         }
     return found

@@ -123,24 +123,20 @@ def _describe_calibration(found: Mapping[str, Any], validated: bool) -> str:
 def _figures_table(heading: str, figures: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> str:
     """Every fold's figures, and what they come to."""
     tested = [fold["test"]["utterances"] for fold in folds]
-
-    def row(name: str, utterances: int, tell: Callable[[Mapping[str, Any]], str]) -> tuple[str, ...]:
-        return (name, str(utterances), *(tell(figures[metric]) for metric in METRICS))
-
-    def of_fold(number: int) -> Callable[[Mapping[str, Any]], str]:
-        return lambda figure: format_percent(figure["of_folds"][number])
-
-    return markdown_table(
-        [
-            (heading, "utterances", *METRIC_NAMES.values()),
-            *(row(f"fold {number}", count, of_fold(number)) for number, count in enumerate(tested)),
-            row("mean ± deviation of folds", sum(tested), format_mean),
-            row("deviation of seeds", sum(tested), lambda figure: format_points(figure["deviation_of_seeds"])),
-            row("pooled", sum(tested), lambda figure: format_percent(figure["pooled"])),
-            row("95 % over utterances", sum(tested), lambda figure: format_interval(figure, "utterances")),
-            row("95 % over speakers", sum(tested), lambda figure: format_interval(figure, "speakers")),
-        ]
-    )
+    found = [figures[metric] for metric in METRICS]
+    rows = [
+        (f"fold {number}", str(count), *(format_percent(figure["of_folds"][number]) for figure in found))
+        for number, count in enumerate(tested)
+    ]
+    whole: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "mean ± deviation of folds": format_mean,
+        "deviation of seeds": lambda figure: format_points(figure["deviation_of_seeds"]),
+        "pooled": lambda figure: format_percent(figure["pooled"]),
+        "95 % over utterances": lambda figure: format_interval(figure, "utterances"),
+        "95 % over speakers": lambda figure: format_interval(figure, "speakers"),
+    }
+    rows += [(name, str(sum(tested)), *map(tell, found)) for name, tell in whole.items()]
+    return markdown_table([(heading, "utterances", *METRIC_NAMES.values()), *rows])
 
 
 def _groups_table(kind: str, groups: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -44,14 +44,8 @@ def draw_confusion(matrix: Matrix, labels: Sequence[str], path: str | Path, titl
             axes.text(prediction, truth - 0.06, format_percent(share, 0), va="bottom", fontsize=11, **place)
             axes.text(prediction, truth + 0.06, f"{counts[truth, prediction]:.0f}", va="top", fontsize=8, **place)
 
-        slanted = max(len(label) for label in labels) > 9
-        axes.set_xticks(
-            range(classes),
-            labels,
-            rotation=35 if slanted else 0,
-            ha="right" if slanted else "center",
-            rotation_mode="anchor" if slanted else "default",
-        )
+        slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(classes), labels, **(slant if max(map(len, labels)) > 9 else {}))
         axes.set_yticks(range(classes), labels)
         axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
@@ -83,9 +77,9 @@ def draw_curves(
     Raises:
       RunError: the file cannot be written.
     """
-    with picture(path, title, 10, 4) as figure:
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+    with picture(path, title, 10, 4) as figure:
         loss, accuracy = figure.subplots(1, 2)
         for side, color in (("train", ORANGE), ("validation", BLUE)):
             _draw_curve(loss, records, f"{side}_loss", side, color, "-")
