@@ -1,6 +1,6 @@
 """The package's model: a smaller configs/robust.py on EmoDB and RAVDESS, for four emotions, which can stream.
 
-    dslstm train configs/pretrained.py --corpus.roots EMODB RAVDESS --workdir runs/pretrained
+    dslstm train configs/pretrained.py --corpus.parts emodb=EMODB ravdess=RAVDESS --workdir runs/pretrained
     dslstm export runs/pretrained --output dslstm_jax/pretrained/model.dslstm
 
 RAVDESS's calm counts as neutral. Other emotions are left out. A recording that is still coming in has no mean, peak
@@ -16,7 +16,7 @@ robust = load_config(str(Path(__file__).with_name("robust.py")))
 config = replace(
     robust,
     corpus=CorpusConfig(
-        names=("emodb", "ravdess"),
+        parts=(CorpusConfig("emodb"), CorpusConfig("ravdess")),
         label_map=("calm=neutral",),
         labels=("happy", "neutral", "angry", "sad"),
     ),

@@ -1,6 +1,7 @@
 """Configs: files, JSON, and one clear line for every mistake."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from dslstm_jax.config import (
     Config,
     CorpusConfig,
     DataConfig,
-    FeaturesConfig,
     MfccConfig,
     ModelConfig,
     RecognizerConfig,
@@ -22,6 +22,7 @@ from dslstm_jax.config import (
 from dslstm_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_json_round_trip():
@@ -54,7 +55,6 @@ def test_json_mistakes_are_named(values, named):
         (lambda: TrainingConfig(batch_size=0), "training.batch_size"),
         (lambda: TrainingConfig(learning_rate=0.0), "training.learning_rate"),
         (lambda: TrainingConfig(learning_rate=float("nan")), "training.learning_rate"),
-        (lambda: ModelConfig(spectrogram_weight=1.5), "model.spectrogram_weight"),
         (lambda: ModelConfig(channels=(8, 0)), "model.channels"),
         (lambda: Config(model=ModelConfig(kernels=((4, 2),))), "model.kernels"),
         (lambda: ModelConfig(remat_every=-1), "model.remat_every"),
@@ -119,3 +119,37 @@ def test_config_file_mistakes_are_named(tmp_path):
         load_config(f"{CONFIGS / 'paper.py'}:mine")
     with pytest.raises(ConfigError, match="no 'config'"):
         load_config(str(CONFIGS / "paper.py"))
+
+
+def yesterdays(name):
+    """A dictionary that version 0.1.0 wrote, at fa28c09."""
+    return json.loads((GOLDEN / "configs_0.1.0.json").read_text())[name]
+
+
+def test_yesterdays_configs_are_read():
+    parts = tuple(CorpusConfig(name, f"/corpora/{name}") for name in ("emodb", "ravdess"))
+    today = load_config(str(CONFIGS / "pretrained.py"))
+    today = dataclasses.replace(today, corpus=dataclasses.replace(today.corpus, parts=parts))
+    assert from_dict(yesterdays("pretrained")) == today
+    own = CorpusConfig("manifest", manifest="/corpora/my.csv", columns=("path=file", "speaker=who"))
+    assert from_dict(yesterdays("manifest")) == Config(own)
+    kept = {name: yesterdays("pretrained")[name] for name in ("features", "model")}
+    assert from_dict(kept, kind=RecognizerConfig) == today.recognizer
+
+
+@pytest.mark.parametrize(
+    ("room", "field", "value"),
+    [
+        ("augmentation", "noise_snr", [0.0, 30.0]),
+        ("model", "spectrogram_weight", 0.25),
+        ("features", "mfcc", {"frame_length": 320}),
+    ],
+)
+def test_what_this_version_cannot_run_says_which_can(room, field, value):
+    values = yesterdays("manifest")
+    values[room][field] = value
+    with pytest.raises(
+        ConfigError, match=rf"config.json: {room}\.{field}.* is .*0\.1\.0 at commit fa28c09"
+    ) as caught:
+        from_dict(values, "run/config.json")
+    assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dslstm_jax.config import Config
+from dslstm_jax.models.recognizer import SPECTROGRAM_WEIGHT
 from dslstm_jax.ops.convolution import block_size
 
 
@@ -170,7 +171,7 @@ class Recognizer(nn.Module):
         self.LSTM_Audio = LSTM(39, model.mfcc_hidden, model.layers)
         self.classification_raw = nn.Linear(model.hidden, classes)
         self.classification_hand = nn.Linear(model.mfcc_hidden, classes)
-        self.register_buffer("weight", torch.tensor([model.spectrogram_weight]))
+        self.register_buffer("weight", torch.tensor([SPECTROGRAM_WEIGHT]))
 
     def forward(self, spectrograms: Sequence[Tensor], mfcc: Tensor, mfcc_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Spectrograms [B, 1, F, T], MFCC [B, T, 39] and its lengths [B] (on the CPU) to two times [B, C]."""

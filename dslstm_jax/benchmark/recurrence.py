@@ -50,7 +50,7 @@ class Layers(nn.Module):
 
 
 def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
-    """Times each combination of the sweep's values; of dtype, backend and unroll, what is swept is shown.
+    """Times each combination of the sweep's values; of dtype and backend, what is swept is shown.
 
     Raises:
       ConfigError: none of the backends runs here.
@@ -59,7 +59,7 @@ def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
     absent = ", ".join(backend for backend in sweep.backend if backend not in backends)
     if not backends:
         raise ConfigError(f"sweep.backend: {absent} cannot run on this {jax.default_backend()}; add scan")
-    swept = {name for name in ("dtype", "backend", "unroll") if getattr(sweep, name) != getattr(SweepConfig(), name)}
+    swept = {name for name in ("dtype", "backend") if getattr(sweep, name) != getattr(SweepConfig(), name)}
     cases = list(product(sweep.cell, sweep.dtype, sweep.time, sweep.batch, sweep.hidden, sweep.layers, sweep.passes))
     rows: list[Row] = []
     with progress_bar(Console(stderr=True), "timing", len(cases)) as done:
@@ -69,13 +69,11 @@ def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
             ours: list[Contender] = []
             operations = None
             for backend in backends if cell == "lstm" else SweepConfig().backend:
-                for unroll in sweep.unroll if backend == "scan" else (1,):
-                    variant = replace(model, lstm_backend=backend, unroll=unroll)
-                    options = {"backend": backend, "unroll": unroll}
-                    shown = {name: value for name, value in options.items() if name in swept}
-                    ours.append(replace(our_contender(inputs, variant, passes), options=shown))
-                    if backend == "scan" and ours[-1].program:
-                        operations = ours[-1].program.operations
+                variant = replace(model, lstm_backend=backend)
+                shown = {"backend": backend} if "backend" in swept else {}
+                ours.append(replace(our_contender(inputs, variant, passes), options=shown))
+                if backend == "scan" and ours[-1].program:
+                    operations = ours[-1].program.operations
             if operations is None:
                 function, arguments = our_program(inputs, model, passes)
                 operations = count_operations(function.lower(*arguments))
@@ -93,7 +91,7 @@ def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
         f"for the DS-LSTM; {' or '.join(sweep.dtype)}; all frames valid. `train` is the gradient of the output's "
         "mean with respect to the weights. The operations of a case are those of our program."
     ]
-    if swept & {"backend", "unroll"}:
+    if "backend" in swept:
         notes.append("Where a case has several rows of ours, `ours is faster by` is against the first of them.")
     if absent:
         notes.append(f"Left out, for they cannot run on this {jax.default_backend()}: {absent}.")

@@ -26,8 +26,6 @@ class SweepConfig:
     """Of products and activations, our peers' too where they know it."""
     backend: tuple[Literal["scan", "cudnn", "pallas_tpu"], ...] = ("scan",)
     """model.lstm_backend; those that do not run on this machine are left out and named."""
-    unroll: tuple[int, ...] = (1,)
-    """Frames in one round of a recurrence's loop, where scan runs it."""
 
     def __post_init__(self) -> None:
         for name, values in ((field.name, getattr(self, field.name)) for field in fields(self)):

@@ -30,13 +30,8 @@ def _absolute(path: str | None) -> str | None:
 
 def with_absolute_paths(config: Config) -> Config:
     """The config with its files named so that the run folder can be used from anywhere."""
-    corpus = replace(
-        config.corpus,
-        root=_absolute(config.corpus.root),
-        roots=tuple(str(_absolute(root)) for root in config.corpus.roots),
-        manifest=_absolute(config.corpus.manifest),
-    )
     protocol = config.split.protocol
     if protocol.endswith(".json"):
         protocol = str(_absolute(protocol))
+    corpus = config.corpus.with_paths(_absolute)
     return replace(config, corpus=corpus, split=replace(config.split, protocol=protocol))

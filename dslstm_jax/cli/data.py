@@ -52,7 +52,7 @@ def describe_corpora(arguments: Corpora) -> int:
     from dslstm_jax.reporting.tables import align
 
     config = replace(arguments.corpus, name=arguments.name or arguments.corpus.name)
-    if not config.name and not config.names:
+    if not config.name and not config.parts:
         if config != CorpusConfig(name=""):
             raise ConfigError("which corpus? give its name: dslstm corpora NAME --corpus.root DIR")
         abouts = [(name, module.ABOUT) for name, module in CORPORA.items()]

@@ -192,7 +192,8 @@ def crossval(arguments: Crossval) -> int:
         split=replace(config.split, protocol=arguments.protocol or config.split.protocol, fold=0),
         training=replace(config.training, choose=arguments.crossval.choose or config.training.choose),
     )
-    name = f"crossval-{'-'.join(config.corpus.names) or config.corpus.name}-{Path(config.split.protocol).stem}"
+    names = [part.name for part in config.corpus.parts] or [config.corpus.name]
+    name = f"crossval-{'-'.join(names)}-{Path(config.split.protocol).stem}"
     path, config = arguments.workdir or Path("runs") / name, with_absolute_paths(config)
     settings = arguments.parallel
     if arguments.crossval.vmap and settings.mode == "auto":

@@ -1,6 +1,7 @@
 """Which recordings there are, how they become batches, and who is in training, validation and test."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dslstm_jax.config.checks import check_choices
@@ -37,10 +38,9 @@ class CorpusConfig:
     root: str | None = None
     """Folder of the corpus. For a manifest: where its relative paths start (default: the manifest's folder).
     For synthetic: where the recordings are kept (default: the user's cache folder)."""
-    names: tuple[str, ...] = ()
-    """Several corpora in one run, instead of `name`: emodb,ravdess. Their speakers are kept apart."""
-    roots: tuple[str, ...] = ()
-    """Their folders, in the order of `names`."""
+    parts: "tuple[CorpusConfig, ...]" = ()
+    """Several corpora in one run, instead of name and root: emodb=DIR ravdess=DIR. Their speakers are kept apart;
+    `label_map` and `labels` below apply to all of them, after a part's own."""
     label_map: tuple[str, ...] = ()
     """Labels under another name, FROM=TO: calm=neutral excited=happy."""
     labels: tuple[str, ...] = ()
@@ -48,14 +48,24 @@ class CorpusConfig:
     the corpus's order."""
     manifest: str | None = None
     """CSV or TSV file with a header row, for the corpus `manifest`."""
-    path_column: str = "path"
-    label_column: str = "label"
-    speaker_column: str = "speaker"
-    """Read if the manifest has it."""
-    session_column: str = "session"
-    """Read if the manifest has it."""
+    columns: tuple[str, ...] = ()
+    """Columns of the manifest under another name: path=file label=emotion. There are path, label, speaker and
+    session; speaker and session are read if the manifest has them."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """Size and difficulty of the corpus `synthetic`."""
+
+    def __post_init__(self) -> None:
+        if any(part.parts for part in self.parts):
+            raise ConfigError("corpus.parts: a part has no parts of its own; list all corpora side by side")
+
+    def with_paths(self, change: Callable[[str | None], str | None]) -> "CorpusConfig":
+        """The same corpus, each of its folders and files named as `change` says."""
+        return replace(
+            self,
+            root=change(self.root),
+            manifest=change(self.manifest),
+            parts=tuple(part.with_paths(change) for part in self.parts),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from cattrs import transform_error
 
 from dslstm_jax.config.recognizer import RecognizerConfig
 from dslstm_jax.config.run import Config
+from dslstm_jax.config.upgrade import upgrade
 from dslstm_jax.errors import ConfigError
 
 AnyConfig = TypeVar("AnyConfig", Config, RecognizerConfig)
@@ -54,7 +55,7 @@ def from_dict(
     source: str = "config",
     kind: type[AnyConfig] = Config,  # type: ignore[assignment]
 ) -> AnyConfig:
-    """The inverse of `to_dict`; fields left out take their defaults.
+    """The inverse of `to_dict`; fields left out take their defaults, and those of version 0.1.0 today's names.
 
     Args:
       values: nested dictionaries and lists.
@@ -65,7 +66,7 @@ def from_dict(
       ConfigError: an unknown field, or a value of the wrong type; the message names it and `source`.
     """
     try:
-        return cattrs.Converter(forbid_extra_keys=True).structure(values, kind)
+        return cattrs.Converter(forbid_extra_keys=True).structure(upgrade(values), kind)
     except Exception as error:  # cattrs raises groups of many kinds
         refused = _config_error(error)
         reasons = [str(refused)] if refused else transform_error(error, path="config")

@@ -91,8 +91,6 @@ class ModelConfig:
     lstm_backend: Literal["scan", "cudnn", "pallas_tpu"] = "scan"
     """What runs the plain LSTM. scan: XLA, anywhere; cudnn: NVIDIA GPUs, in float32; pallas_tpu: a kernel for TPUs
     (bfloat16 from v4 on)."""
-    unroll: int = 1
-    """Frames in one round of a recurrence's loop, where scan runs it. On a CPU more than 1 does not pay."""
     dropout: float = 0.0
     """Share of the units of each recurrent layer's output that are dropped in training. The same ones are in all
     frames (Gal and Ghahramani 2016)."""
@@ -101,8 +99,6 @@ class ModelConfig:
     remat_every: int = 0
     """Frames between which a recurrence keeps its state in training; 0: keep all. The frames between are computed
     again for the gradient, which takes less memory and more time; for long sequences."""
-    spectrogram_weight: float = 0.5
-    """p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist."""
     normalize: Literal["none", "corpus", "utterance"] = "none"
     """Brings each coefficient of the features to mean 0 and deviation 1. That is each of the MFCC and each band of
     the spectrograms. corpus: over the batch in training, by running statistics of those batches otherwise;
@@ -125,8 +121,6 @@ class ModelConfig:
         check_counts("model", self, but=("remat_every",))
         if self.remat_every < 0:
             raise ConfigError(f"model.remat_every is {self.remat_every}; it must be at least 0, in frames")
-        if not 0.0 <= self.spectrogram_weight <= 1.0:
-            raise ConfigError(f"model.spectrogram_weight is {self.spectrogram_weight}; it must be in [0, 1]")
         if self.spectrogram_branch == "none" and not self.mfcc_branch:
             raise ConfigError("model: both branches are off; turn model.mfcc_branch or model.spectrogram_branch on")
 

@@ -191,7 +191,7 @@ def _members(utterances: Sequence[Utterance], kind: str) -> dict[str, list[int]]
         if not name:
             raise CorpusError(
                 f"{utterance.path} has no {kind}; use --split.protocol {other} or name the {kind} column "
-                f"(--corpus.{kind}-column)"
+                f"(--corpus.columns {kind}=NAME)"
             )
         members[name].append(index)
     return members
@@ -255,8 +255,8 @@ def _leave_corpora_out(utterances: Sequence[Utterance], members: dict[str, list[
     corpora = sorted({utterance.corpus for utterance in utterances if utterance.corpus})
     if len(corpora) < 2:
         raise CorpusError(
-            "--split.protocol corpus leaves one of several corpora out: give them by --corpus.names emodb,ravdess, "
-            "or use --split.protocol speaker5"
+            "--split.protocol corpus leaves one of several corpora out: give them by --corpus.parts emodb=DIR "
+            "ravdess=DIR, or use --split.protocol speaker5"
         )
     splits = []
     for corpus in corpora:

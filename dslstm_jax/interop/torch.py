@@ -23,7 +23,7 @@ from dslstm_jax.config import (
     SpectrogramConfig,
 )
 from dslstm_jax.errors import RunError, first_line
-from dslstm_jax.models.recognizer import Variables, count_classes
+from dslstm_jax.models.recognizer import SPECTROGRAM_WEIGHT, Variables, count_classes
 from dslstm_jax.runs.checkpoint import Checkpoints
 from dslstm_jax.runs.folder import Run, create_run
 
@@ -229,10 +229,22 @@ def config_for(state: StateDict, config: Config) -> Config:
         kernels=tuple(_kernel(cnn) for cnn in cnns),
         hidden=hidden,
         layers=layers,
-        spectrogram_weight=float(state["weight"][0]) if "weight" in state else config.model.spectrogram_weight,
     )
     spectrograms = tuple(_spectrogram_of(cnn, width, candidates) for cnn, width in zip(cnns, widths, strict=True))
     return replace(config, features=replace(config.features, spectrograms=spectrograms), model=model)
+
+
+def _weigh(tree: Tree, state: StateDict) -> Tree:
+    """The parameters for SPECTROGRAM_WEIGHT, where the authors average their branches by the tensor `weight`."""
+    if len(tree) < 2 or "weight" not in state:
+        return tree
+    spectrogram = float(state["weight"][0]) / SPECTROGRAM_WEIGHT
+    mfcc = (1 - float(state["weight"][0])) / (1 - SPECTROGRAM_WEIGHT)
+    weighed = {}
+    for branch, factor in (("spectrogram_branch", spectrogram), ("mfcc_branch", mfcc)):
+        classifier = {name: factor * values for name, values in tree[branch]["classifier"].items()}
+        weighed[branch] = tree[branch] | {"classifier": classifier}
+    return weighed
 
 
 def _to_device(tree: Tree) -> Tree:
@@ -255,7 +267,7 @@ def import_state_dict(state: StateDict, config: Config) -> tuple[Config, Variabl
     try:
         fitted = config_for(state, config)
         return fitted, {
-            "params": _to_device(parameters(state)),
+            "params": _to_device(_weigh(parameters(state), state)),
             "batch_stats": _to_device(running_statistics(state)),
         }
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""What `dslstm benchmark recurrence` sweeps besides sizes: dtype, backend, unroll."""
+"""What `dslstm benchmark recurrence` sweeps besides sizes: dtype and backend."""
 
 from dataclasses import replace
 
@@ -19,18 +19,16 @@ def small(monkeypatch):
     monkeypatch.setattr(peers, "installed", lambda *_: False)
 
 
-def test_types_backends_and_unrolling_are_columns_when_they_are_swept():
+def test_types_and_backends_are_columns_when_they_are_swept():
     forward = SMALL | {"passes": ("forward",)}
-    sweep = SweepConfig(
-        **forward, dtype=("float32", "bfloat16"), backend=("scan", "cudnn", "pallas_tpu"), unroll=(1, 4)
-    )
+    sweep = SweepConfig(**forward, dtype=("float32", "bfloat16"), backend=("scan", "cudnn", "pallas_tpu"))
     report = benchmark_recurrence(sweep, 3)
     columns = list(report.rows[0])
-    assert columns[6:10] == ["dtype", "implementation", "backend", "unroll"]
+    assert columns[6:9] == ["dtype", "implementation", "backend"]
     assert all(list(row) == columns for row in report.rows)
-    found = [tuple(row[name] for name in ("cell", *columns[6:10])) for row in report.rows]
-    ours = lambda cell, dtype: [(cell, dtype, "dslstm_jax", "scan", unroll) for unroll in (1, 4)]  # noqa: E731
-    flax = lambda dtype: [("lstm", dtype, f"flax {cell}", None, None) for cell in ("LSTMCell", "OptimizedLSTMCell")]  # noqa: E731
+    found = [tuple(row[name] for name in ("cell", *columns[6:9])) for row in report.rows]
+    ours = lambda cell, dtype: [(cell, dtype, "dslstm_jax", "scan")]  # noqa: E731
+    flax = lambda dtype: [("lstm", dtype, f"flax {cell}", None) for cell in ("LSTMCell", "OptimizedLSTMCell")]  # noqa: E731
     expected = [*ours("lstm", "float32"), *flax("float32"), *ours("lstm", "bfloat16"), *flax("bfloat16")]
     assert found == [*expected, *ours("ds_lstm", "float32"), *ours("ds_lstm", "bfloat16")]
     assert "Left out, for they cannot run on this cpu: cudnn, pallas_tpu." in report.notes
@@ -39,25 +37,21 @@ def test_types_backends_and_unrolling_are_columns_when_they_are_swept():
 
 def test_nothing_is_shown_that_is_not_swept():
     report = benchmark_recurrence(SweepConfig(**SMALL, cell=("lstm",)), 3)
-    assert not {"dtype", "backend", "unroll"} & set(report.rows[0])
+    assert not {"dtype", "backend"} & set(report.rows[0])
     assert not any("Left out" in note for note in report.notes)
 
 
-def test_inputs_are_of_the_swept_type_and_loops_are_unrolled(monkeypatch):
+def test_inputs_are_of_the_swept_type(monkeypatch):
     seen = []
     monkeypatch.setattr(
         recurrence, "compile_program", lambda function, *arguments: seen.append((function, arguments))
     )
     inputs = [measure.noise(2, 9, 4)]
-    for unroll in (1, 4):
-        model = recurrence.ModelConfig(hidden=5, layers=1, dtype="bfloat16", unroll=unroll)
-        recurrence.our_contender(inputs, model, "forward")
-    assert all(arguments[1].dtype == "bfloat16" for _, arguments in seen)
-    trips = [
-        [run.trips for run in measure.runs(function.lower(*arguments).as_text(dialect="hlo")) if run.trips]
-        for function, arguments in seen
-    ]
-    assert trips == [[9], [2]]
+    recurrence.our_contender(inputs, recurrence.ModelConfig(hidden=5, layers=1, dtype="bfloat16"), "forward")
+    ((function, arguments),) = seen
+    assert arguments[1].dtype == "bfloat16"
+    program = function.lower(*arguments).as_text(dialect="hlo")
+    assert [run.trips for run in measure.runs(program) if run.trips] == [9]
 
 
 def test_operations_of_other_backends_are_those_of_the_scan(monkeypatch):

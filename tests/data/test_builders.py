@@ -437,7 +437,7 @@ def test_a_place_that_cannot_be_written(ten: CorpusConfig, tmp_path: Path) -> No
 
 def test_what_cannot_be_prepared(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"one corpus at a time: give --corpus\.name"):
-        make(CorpusConfig(names=("emodb", "ravdess")), tmp_path)
+        make(CorpusConfig(parts=(CorpusConfig("emodb"), CorpusConfig("ravdess"))), tmp_path)
     with pytest.raises(ConfigError, match="corpus 'records' cannot be prepared; those that can are: crema_d, emodb"):
         make(CorpusConfig("records", root=str(tfds_tree(tmp_path))), tmp_path)
     with pytest.raises(CorpusError, match="did you mean 'emodb'"):

@@ -78,10 +78,19 @@ def test_what_spreadsheets_write(table: Path) -> None:
 
 def test_columns_by_other_names(table: Path) -> None:
     rows = [("file", "emotion", "who", "day"), ("a.wav", "x", "1", "mon"), ("b.wav", "y", "2", "tue")]
-    names = {"path_column": "file", "label_column": "emotion", "speaker_column": "who", "session_column": "day"}
-    corpus = load(write_table(table, rows), **names)
+    columns = ("path=file", "label=emotion")
+    corpus = load(write_table(table, rows), columns=(*columns, "speaker=who, session = day"))
     assert [(u.label, u.speaker, u.session) for u in corpus.utterances] == [("x", "1", "mon"), ("y", "2", "tue")]
-    assert load(table, path_column="file", label_column="emotion").utterances[0].speaker is None
+    assert load(table, columns=columns).utterances[0].speaker is None
+
+
+@pytest.mark.parametrize("entry", ["labels=x", "label"])
+def test_a_column_that_there_is_not(table: Path, entry: str) -> None:
+    write_table(table, [("path", "label"), ("a.wav", "x")])
+    assert failure(table, columns=(entry,)) == (
+        f"--corpus.columns {entry}: give COLUMN=NAME, such as label=emotion; "
+        "the columns are path, label, speaker, session"
+    )
 
 
 def test_where_relative_paths_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,14 +120,14 @@ def test_no_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "fields", "reason"),
     [
-        (["path,emotion", "a.wav,x"], {}, "no column 'label' (--corpus.label-column); it has: path, emotion"),
+        (["path,emotion", "a.wav,x"], {}, "no column 'label' (--corpus.columns label=NAME); it has: path, emotion"),
         (
             ["path,label,label", "a.wav,x,y"],
             {},
-            "2 columns 'label' (--corpus.label-column); it has: path, label, label",
+            "2 columns 'label' (--corpus.columns label=NAME); it has: path, label, label",
         ),
-        (["path,label", "a.wav,x"], {"speaker_column": "who"}, "no column 'who' (--corpus.speaker-column)"),
-        ([], {}, "no column 'path' (--corpus.path-column); it has: nothing"),
+        (["path,label", "a.wav,x"], {"columns": ("speaker=who",)}, "no column 'who' (--corpus.columns speaker=NAME)"),
+        ([], {}, "no column 'path' (--corpus.columns path=NAME); it has: nothing"),
         (["path,label"], {}, "no rows below its header"),
         (["path,label", "a.wav,x", "", "b.wav,"], {}, "line 4: column 'label' is empty"),
         (["path,label", "a.wav,x", "b.wav"], {}, "line 3: column 'label' is empty"),

@@ -16,8 +16,12 @@ def roots(tmp_path_factory):
     return str(emodb), str(ravdess_tree(folder / "ravdess", actors=range(1, 5)))
 
 
+def parts(names, roots):
+    return tuple(CorpusConfig(name, root) for name, root in zip(names, roots, strict=True))
+
+
 def load(roots, **changes):
-    return load_corpus(CorpusConfig(names=("emodb,ravdess",), roots=roots, **changes))
+    return load_corpus(CorpusConfig(parts=parts(("emodb", "ravdess"), roots), **changes))
 
 
 def test_all_utterances_of_all_corpora_are_there(roots):
@@ -96,7 +100,7 @@ def test_a_fifth_of_the_others_speakers_validates():
 
 def test_leaving_a_corpus_out_needs_several_with_the_same_labels(roots):
     alone = load_corpus(CorpusConfig("emodb", roots[0]))
-    with pytest.raises(CorpusError, match=r"leaves one of several corpora out: give them by --corpus.names"):
+    with pytest.raises(CorpusError, match=r"leaves one of several corpora out: give them by --corpus.parts"):
         make_folds(alone.utterances, "corpus", 0)
     with pytest.raises(CorpusError, match=r"'calm' is missing from the training part of fold 1 .*label-map"):
         make_folds(load(roots).utterances, "corpus", 0)
@@ -111,7 +115,7 @@ def test_records_of_several_corpora_are_joined_under_their_own_names(roots, tmp_
         str(prepare(CorpusConfig(name, root), tmp_path, console=Console(quiet=True)).folder)
         for name, root in zip(("emodb", "ravdess"), roots, strict=True)
     )
-    corpus = load_corpus(CorpusConfig(names=("records", "records"), roots=folders))
+    corpus = load_corpus(CorpusConfig(parts=parts(("records", "records"), folders)))
     assert corpus.name == "emodb+ravdess"
     assert len(corpus.utterances) == len(load(roots).utterances)
     assert {utterance.speaker for utterance in corpus.utterances} == {
@@ -122,11 +126,11 @@ def test_records_of_several_corpora_are_joined_under_their_own_names(roots, tmp_
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"names": ("emodb", "ravdess"), "roots": ("only",)}, "1 folders for the 2 corpora"),
-        ({"names": ("synthetic", "synthetic")}, "name each corpus once"),
-        ({"names": ("emodb", "ravdess"), "root": "here"}, "--corpus.roots DIR DIR"),
-        ({"names": ("emodb", "ravdes"), "roots": "ab"}, "no such folder"),
-        ({"names": ("emodb", "ravdess")}, "corpus 'emodb' needs its folder"),
+        ({"parts": (CorpusConfig(), CorpusConfig())}, "name each corpus once"),
+        ({"parts": parts(("emodb", "ravdess"), "ab"), "root": "here"}, "--corpus.parts emodb=DIR ravdess=DIR"),
+        ({"parts": parts(("emodb", "ravdess"), "ab"), "manifest": "my.csv"}, "--corpus.manifest is of one corpus"),
+        ({"parts": parts(("emodb", "ravdes"), "ab")}, "no such folder"),
+        ({"parts": parts(("emodb", "ravdess"), (None, None))}, "corpus 'emodb' needs its folder"),
     ],
 )
 def test_mistakes_are_one_line(changes, words):

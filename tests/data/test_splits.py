@@ -223,7 +223,8 @@ def test_too_few_speakers_or_sessions() -> None:
 def test_unknown_speakers_and_sessions() -> None:
     utterances = [*speak(speakers(6)), Utterance("lost.wav", "joy")]
     assert error_of(utterances, "speaker5") == (
-        "lost.wav has no speaker; use --split.protocol random5 or name the speaker column (--corpus.speaker-column)"
+        "lost.wav has no speaker; use --split.protocol random5 or name the speaker column "
+        "(--corpus.columns speaker=NAME)"
     )
     assert error_of(utterances, "session").startswith(
         "s00/anger_00.wav has no session; use --split.protocol speaker5"

@@ -33,8 +33,13 @@ def test_sizes_are_read_from_the_tensors():
 
 
 def test_the_average_is_read_from_the_tensors():
-    state = part(golden("torch_dual_level_small"), "init/") | {"weight": np.array([0.25], np.float32)}
-    assert import_state_dict(state, Config())[0].model.spectrogram_weight == 0.25
+    """Ours averages both branches alike, so that the classifiers take the weights of theirs."""
+    state = part(golden("torch_dual_level_small"), "init/")
+    alike = import_state_dict(state, Config())[1]["params"]
+    weighed = import_state_dict(state | {"weight": np.array([0.25], np.float32)}, Config())[1]["params"]
+    for branch, factor in (("spectrogram_branch", 0.5), ("mfcc_branch", 1.5)):
+        for name, values in alike[branch]["classifier"].items():
+            np.testing.assert_array_equal(weighed[branch]["classifier"][name], factor * values)
 
 
 @pytest.mark.parametrize("row", ["m_ds_lstm", "cnn_lstm_both"])

@@ -62,18 +62,6 @@ def test_a_step_on_several_devices_sums_as_often_as_it_should(name, platform):
     assert sorted({run.times for run in found}) == [1, steps]
 
 
-def test_unrolling_shortens_the_loop_of_each_recurrence_in_both_directions():
-    def trips(unroll):
-        config = replace(Config(), model=replace(Config().model, unroll=unroll))
-        step = trace_train_step(config, Parallel("single", tuple(jax.devices())[:1]), rows=2, samples=64_000)
-        text = step.lower(lowering_platforms=("tpu",)).as_text(dialect="hlo")
-        return [run.trips for run in runs(text) if run.trips]
-
-    changed = [(before, after) for before, after in zip(trips(1), trips(9), strict=True) if before != after]
-    # 399 ticks of the LSTM's layers: 398 frames, the second layer a frame behind; the last three follow the loop.
-    assert sorted(changed) == [(27, 3)] * DS_LSTM_LAYERS * 2 + [(399, 44)] * 2
-
-
 def test_a_batch_in_parts_sums_gradients_once_and_statistics_in_each_part():
     whole, parts = (all_reduces(runs(lowered(name, "shard_map", "tpu"))) for name in ("paper", "in parts"))
     once = len(jax.tree.leaves(variable_shapes(Config(), 4)["params"])) + 3

@@ -9,7 +9,7 @@ import pytest
 from trees import real_data
 
 import dslstm_jax
-from dslstm_jax.config import load_config
+from dslstm_jax.config import CorpusConfig, load_config
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.splits import make_folds
 from dslstm_jax.ops.metrics import unweighted_accuracy, weighted_accuracy
@@ -47,8 +47,8 @@ def test_it_streams(predictor):
 
 @pytest.mark.corpus
 def test_its_scores_are_those_of_the_card(predictor):
-    roots = tuple(str(real_data(f"data/{name}")) for name in ("emodb", "ravdess"))
-    config = replace(predictor.config.corpus, roots=roots)
+    parts = tuple(CorpusConfig(name, str(real_data(f"data/{name}"))) for name in ("emodb", "ravdess"))
+    config = replace(predictor.config.corpus, parts=parts)
     corpus = load_corpus(config)
     split = make_folds(corpus.utterances, predictor.config.split.protocol, predictor.config.split.seed)[0]
     tested = [corpus.utterances[member] for member in split.test]

@@ -1,13 +1,12 @@
 """Every corpus by name; one small module each, whose `load` lists files and decodes none."""
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import crema_d, emodb, iemocap, manifest, ravdess, records, savee, synthetic
-from dslstm_jax.data.corpora.base import About, Corpus, Utterance, apply_labels, split_list
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, apply_labels
 from dslstm_jax.errors import CorpusError
 
 __all__ = ["CORPORA", "About", "Corpus", "Utterance", "load_corpus"]
@@ -34,34 +33,27 @@ CORPORA: dict[str, CorpusModule] = {
 
 
 def load_corpus(config: CorpusConfig) -> Corpus:
-    """The corpus that `config.name` names, or those of `config.names` as one, under the labels that
+    """The corpus that `config.name` names, or those of `config.parts` as one, under the labels that
     `config.label_map` and `config.labels` ask for.
 
     Raises:
       CorpusError: no such corpus, its files are not as it needs them, or it has no such labels.
     """
-    names = split_list(config.names)
-    return apply_labels(_join(names, config) if names else _load_one(config), config)
+    return apply_labels(_join(config) if config.parts else _load_one(config), config)
 
 
-def _join(names: Sequence[str], config: CorpusConfig) -> Corpus:
+def _join(config: CorpusConfig) -> Corpus:
     """Several corpora as one. Speaker 03 of one is not speaker 03 of another: they become emodb/03 and ravdess/03."""
-    if config.root is not None:
-        raise CorpusError(
-            "--corpus.root is the folder of one corpus; with --corpus.names give --corpus.roots DIR DIR"
-        )
-    if config.roots and len(config.roots) != len(names):
-        raise CorpusError(
-            f"--corpus.roots names {len(config.roots)} folders for the {len(names)} corpora of --corpus.names; "
-            "give one for each, in the same order"
-        )
-    corpora = [
-        _load_one(replace(config, name=name, root=root))
-        for name, root in zip(names, config.roots or (None,) * len(names), strict=True)
-    ]
+    for field in ("root", "manifest", "columns"):
+        if getattr(config, field):
+            raise CorpusError(
+                f"--corpus.{field} is of one corpus; with several give each its folder: "
+                f"--corpus.parts {' '.join(f'{part.name}=DIR' for part in config.parts)}"
+            )
+    corpora = [_load_part(part, config) for part in config.parts]
     joined = [corpus.name for corpus in corpora]
     if len(set(joined)) < len(joined):  # two of records can hold different corpora
-        raise CorpusError(f"--corpus.names {','.join(names)}: name each corpus once")
+        raise CorpusError(f"--corpus.parts {' '.join(joined)}: name each corpus once")
 
     def apart(corpus: Corpus, name: str | None) -> str | None:
         return name and f"{corpus.name}/{name}"
@@ -80,6 +72,12 @@ def _join(names: Sequence[str], config: CorpusConfig) -> Corpus:
             for utterance in corpus.utterances
         ),
     )
+
+
+def _load_part(part: CorpusConfig, whole: CorpusConfig) -> Corpus:
+    """One of several corpora under its own labels, of which the whole knows more."""
+    known = replace(part, label_map=part.label_map + whole.label_map, labels=part.labels or whole.labels)
+    return apply_labels(_load_one(known), part)
 
 
 def _load_one(config: CorpusConfig) -> Corpus:

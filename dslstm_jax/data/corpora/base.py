@@ -14,6 +14,10 @@ LEFT_OUT = "-"
 """What a label is mapped to if its recordings are to be left out."""
 
 
+COLUMNS = ("path", "label", "speaker", "session")
+"""What the columns of a manifest hold, and their names unless `corpus.columns` gives others."""
+
+
 class Record(NamedTuple):
     """Where the sound of an utterance lies, if that is no file of its own but a tensorflow-datasets folder."""
 
@@ -142,6 +146,24 @@ def parse_label_map(entries: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def parse_columns(entries: Iterable[str]) -> dict[str, str]:
+    """`("path=file", "label=emotion")` as the name of each of COLUMNS.
+
+    Raises:
+      CorpusError: an entry is not COLUMN=NAME, or there is no such column.
+    """
+    found = {column: column for column in COLUMNS}
+    for entry in split_list(entries):
+        column, _, name = (part.strip() for part in entry.partition("="))
+        if column not in found or not name:
+            raise CorpusError(
+                f"--corpus.columns {entry}: give COLUMN=NAME, such as label=emotion; "
+                f"the columns are {', '.join(COLUMNS)}"
+            )
+        found[column] = name
+    return found
+
+
 def split_list(values: Iterable[str]) -> tuple[str, ...]:
     """`("a,b", "c")` as `("a", "b", "c")`: a flag's list has commas or spaces between its items."""
     return tuple(item.strip() for value in values for item in value.split(",") if item.strip())
@@ -179,7 +201,7 @@ def _check_label_map(label_map: Mapping[str, str], classes: Sequence[str], label
 
 def _empty_class(label: str, found: Sequence[str], label_map: Mapping[str, str], config: CorpusConfig) -> str:
     """Why a class has no recording, in one line."""
-    column = f"{config.manifest}: column {config.label_column!r}: " if config.manifest else ""
+    column = f"{config.manifest}: column {parse_columns(config.columns)['label']!r}: " if config.manifest else ""
     if label in label_map:
         reason = f"--corpus.label-map {label}={label_map[label]} takes all its recordings"
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora.base import (
+    COLUMNS,
     About,
     Corpus,
     Utterance,
@@ -16,6 +17,7 @@ from dslstm_jax.data.corpora.base import (
     first_three,
     make_corpus,
     nearest,
+    parse_columns,
     parse_label_map,
     split_list,
 )
@@ -33,8 +35,8 @@ def load(config: CorpusConfig) -> Corpus:
 
     Args:
       config: `manifest` is the file, in UTF-8 (but for paths, which are bytes), with tabs if its name ends in .tsv,
-        else with whichever of comma, tab and semicolon its header has. The `*_column` fields name its columns;
-        speaker and session may be missing unless they were renamed. Relative paths start at `root`, or at the
+        else with whichever of comma, tab and semicolon its header has. `columns` renames its columns; speaker and
+        session may be missing unless they were renamed. Relative paths start at `root`, or at the
         manifest's folder if that is None. If there are `labels`, any other label is taken for a slip, unless
         `label_map` has it.
 
@@ -67,7 +69,8 @@ def _read(manifest: Path, base: Path, config: CorpusConfig) -> list[Utterance]:
     # strict: otherwise a quote left open would swallow the following rows into one label
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     reader.fieldnames = columns = [column.strip() for column in reader.fieldnames or ()]
-    _check_columns(manifest, columns, config)
+    named = parse_columns(config.columns)
+    _check_columns(manifest, columns, named)
 
     utterances: list[Utterance] = []
     lines: dict[Path, int] = {}
@@ -79,29 +82,29 @@ def _read(manifest: Path, base: Path, config: CorpusConfig) -> list[Utterance]:
         where = f"{manifest}, line {line}"
         if None in row:
             raise CorpusError(f"{where}: more cells than columns; quote a cell that holds {delimiter!r}")
-        path = base / _cell(where, row, config.path_column)
+        path = base / _cell(where, row, named["path"])
         exists = path.exists()
         if not exists:
-            _check_text(f"{where}: column {config.path_column!r}", path.name)
+            _check_text(f"{where}: column {named['path']!r}", path.name)
             missing.append(f"{path} (line {line})")
         if (earlier := lines.setdefault(path.resolve() if exists else path, line)) != line:
-            raise CorpusError(f"{where}: column {config.path_column!r}: {path} is already on line {earlier}")
-        label = _text(where, row, config.label_column)
+            raise CorpusError(f"{where}: column {named['path']!r}: {path} is already on line {earlier}")
+        label = _text(where, row, named["label"])
         if classes and label not in known:
             unknown.setdefault(label, line)
         utterances.append(
             Utterance(
                 path=str(path),
                 label=label,
-                speaker=_text(where, row, config.speaker_column) if config.speaker_column in columns else None,
-                session=_text(where, row, config.session_column) if config.session_column in columns else None,
+                speaker=_text(where, row, named["speaker"]) if named["speaker"] in columns else None,
+                session=_text(where, row, named["session"]) if named["session"] in columns else None,
             )
         )
     if unknown:
-        raise CorpusError(_unknown_labels(manifest, config.label_column, unknown, classes))
+        raise CorpusError(_unknown_labels(manifest, named["label"], unknown, classes))
     if missing and len(missing) == len(utterances):  # single ones are named with all that cannot be read
         raise CorpusError(
-            f"{manifest}: column {config.path_column!r}: none of its {len(utterances)} files exists: "
+            f"{manifest}: column {named['path']!r}: none of its {len(utterances)} files exists: "
             f"{first_three(missing)}; relative paths start at {base} (--corpus.root)"
         )
     return utterances
@@ -119,15 +122,14 @@ def _unknown_labels(manifest: Path, column: str, unknown: dict[str, int], classe
     )
 
 
-def _check_columns(manifest: Path, columns: list[str], config: CorpusConfig) -> None:
-    for field in ("path_column", "label_column", "speaker_column", "session_column"):
-        column = getattr(config, field)
-        optional = field in ("speaker_column", "session_column") and column == getattr(CorpusConfig, field)
-        count = columns.count(column)
-        if count > 1 or (count == 0 and not optional):
+def _check_columns(manifest: Path, columns: list[str], named: dict[str, str]) -> None:
+    for column in COLUMNS:
+        name = named[column]
+        count = columns.count(name)
+        if count > 1 or (count == 0 and (column in ("path", "label") or name != column)):
             fault = f"{count} columns" if count else "no column"
-            flag = f"--corpus.{field.replace('_', '-')}"
-            raise CorpusError(f"{manifest}: {fault} {column!r} ({flag}); it has: {', '.join(columns) or 'nothing'}")
+            flag = f"--corpus.columns {column}=NAME"
+            raise CorpusError(f"{manifest}: {fault} {name!r} ({flag}); it has: {', '.join(columns) or 'nothing'}")
 
 
 def _cell(where: str, row: dict[str | Any, str | Any], column: str) -> str:

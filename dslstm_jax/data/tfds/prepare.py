@@ -84,8 +84,8 @@ def prepare(
       RunError: `output` cannot be written, or another `prepare` is at work in it.
       DslstmError: apache-beam is needed and not installed.
     """
-    if config.names:
-        raise ConfigError("records are made of one corpus at a time: give --corpus.name, not --corpus.names")
+    if config.parts:
+        raise ConfigError("records are made of one corpus at a time: give --corpus.name, not --corpus.parts")
     corpus = load_corpus(config)
     if config.name not in BUILDERS:
         raise ConfigError(f"corpus {config.name!r} cannot be prepared; those that can are: {', '.join(BUILDERS)}")
