@@ -17,6 +17,9 @@ configs/robust.py:known_speakers is for speakers who are heard in training: how 
 then says something. Recordings are normalized together, their level stays as it is and their pitch nearly so. The
 MFCC have 20 cepstra instead of 12; noise and dropout hold back here, too, and are left out. The last epoch counts,
 and nothing is held back to choose another.
+
+configs/robust.py:stretched, :step_norm and :finer change an element each, for the tables: the paper's stretched
+spectrograms, with these the paper's normalization, and windows of half the length.
 """
 
 from dataclasses import replace
@@ -83,4 +86,20 @@ known_speakers = replace(
     features=replace(studio.features, mfcc=replace(studio.features.mfcc, mel_bands=40, cepstra=20)),
     model=replace(studio.model, normalize="corpus"),
     training=replace(studio.training, choose="last"),
+)
+
+fine, coarse = config.features.spectrograms
+stretched = replace(
+    config, features=replace(config.features, spectrograms=(replace(fine, frames=230), replace(coarse, frames=120)))
+)
+step_norm = replace(stretched, model=replace(stretched.model, recurrent_norm="step"))
+finer = replace(
+    config,
+    features=replace(
+        config.features,
+        spectrograms=(
+            SpectrogramConfig(n_fft=256, hop_length=160, mel_bands=20, frames=0),
+            SpectrogramConfig(n_fft=512, hop_length=320, mel_bands=40, frames=0),
+        ),
+    ),
 )

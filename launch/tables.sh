@@ -14,14 +14,12 @@ rows() { # name, corpus, config and flags
   local unseen="--protocol speaker5 --seeds 3" actors="--protocol ravdess-actors5 --seeds 3" row
   # Without an element at a time: three folds of speakers, half the epochs, and no luck of an epoch that validation chose.
   local shorter="--protocol speaker3 --seeds 3 --split.no-validation --training.choose last --training.epochs 25"
-  local first=--features.spectrograms.0 second=--features.spectrograms.1
-  local stretched="$first.frames 230 $second.frames 120"
   cat <<END
 emodb_recipe emodb configs/robust.py $unseen
 emodb_recipe_mfcc emodb configs/robust.py $unseen --model.spectrogram-branch none
 emodb_recipe_ds_lstm emodb configs/robust.py $unseen --model.no-mfcc-branch
 emodb_studio emodb configs/robust.py:studio --protocol speaker5 --seeds 6
-emodb_studio_refit emodb configs/robust.py:studio --protocol speaker5 --seeds 6 --crossval.choose refit
+emodb_studio_refit emodb configs/robust.py:studio --protocol speaker5 --seeds 6 --training.choose refit
 ravdess_recipe ravdess configs/robust.py $actors
 ravdess_studio ravdess configs/robust.py:studio --protocol ravdess-actors5 --seeds 2
 ravdess_recipe_mfcc ravdess configs/robust.py $actors --model.spectrogram-branch none
@@ -43,11 +41,10 @@ without_attention emodb configs/robust.py $shorter --model.pooling mean
 statistics_pooling emodb configs/robust.py $shorter --model.pooling statistics
 with_layer_norm emodb configs/robust.py $shorter --model.recurrent-norm layer
 with_shared_norm emodb configs/robust.py $shorter --model.recurrent-norm shared
-with_stretched_time emodb configs/robust.py $shorter $stretched
-with_step_norm emodb configs/robust.py $shorter $stretched --model.recurrent-norm step
+with_stretched_time emodb configs/robust.py:stretched $shorter
+with_step_norm emodb configs/robust.py:step_norm $shorter
 with_paper_units emodb configs/robust.py $shorter --model.hidden 200 --model.mfcc-hidden 200
-with_finer_spectrograms emodb configs/robust.py $shorter $first.n-fft 256 $first.hop-length 160 $first.mel-bands 20 \
-  $second.n-fft 512 $second.hop-length 320 $second.mel-bands 40
+with_finer_spectrograms emodb configs/robust.py:finer $shorter
 without_dropout emodb configs/robust.py $shorter --model.dropout 0
 without_smoothing emodb configs/robust.py $shorter --training.label-smoothing 0
 without_class_weights emodb configs/robust.py $shorter --training.class-weights none
@@ -57,7 +54,7 @@ without_cosine emodb configs/robust.py $shorter --training.schedule halve --trai
 END
   for row in m_lstm cnn_lstm_512 cnn_lstm_1024 cnn_lstm_both cnn_lstm_512_plus_m_lstm cnn_lstm_both_plus_m_lstm m_ds_lstm \
     dual_level; do
-    echo "paper_random5_$row emodb configs/paper.py:$row --protocol random5 --seeds 1 $(paper) --crossval.choose test-best"
+    echo "paper_random5_$row emodb configs/paper.py:$row --protocol random5 --seeds 1 $(paper) --training.choose test-best"
     echo "paper_speaker5_$row emodb configs/paper.py:$row --protocol speaker5 --seeds 1 $(paper)"
   done
 }

@@ -23,19 +23,20 @@ class Benchmark:
         tyro.conf.Positional[Literal["recurrence", "features", "train", "predict", "data", "scaling"]],
         tyro.conf.arg(metavar="WHAT"),
     ]
-    """recurrence: LSTM and DS-LSTM; features: of some utterances; train: one step; predict: one recording (these four
-    beside their peers, where the extra `bench` is installed); data: recordings to batches, against what the training
-    step consumes; scaling: a step on many chips, by arithmetic on the compiled program."""
+    """recurrence, features, train, predict, data or scaling. recurrence: LSTM and DS-LSTM; features: of some
+    utterances; train: one step; predict: one recording (these four beside their peers, where the extra `bench` is
+    installed); data: recordings to batches, against what the training step consumes; scaling: a step on many chips,
+    by arithmetic on the compiled program."""
     repeats: int = 15
-    """Times that each is timed; fewer (at least 3) where that takes long."""
-    sweep: SweepConfig = SweepConfig()  # noqa: RUF009 (frozen)
+    """Times that each is timed. Where that takes long there are fewer, at least 3."""
+    sweep: SweepConfig = SweepConfig()
     json: Path | None = None
     """Write the rows and the environment there."""
     update: Path | None = None
     """Rewrite this benchmark's block of a Markdown file."""
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Draw ours against the peers, and how near to the machine's peaks."""
-    config: Annotated[Config, tyro.conf.arg(name="")] = Config(training=TrainingConfig(batch_size=32))  # noqa: RUF009
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config(training=TrainingConfig(batch_size=32))
 
 
 def _benchmark_recurrence(arguments: Benchmark, _: Path) -> "Report":

@@ -17,10 +17,10 @@ class Corpora:
     """List the known corpora, or count and draw what a local copy of one holds."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Corpus to count; without it, all are listed."""
+    """The corpus to count; without it, all are listed."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """Picture of the labels of each speaker and of the durations. Default: NAME.png in the current folder."""
-    corpus: CorpusConfig = CorpusConfig(name="")  # noqa: RUF009 (frozen)
+    """Picture of the labels of each speaker and of the durations; by default NAME.png."""
+    corpus: CorpusConfig = CorpusConfig(name="")
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,17 @@ class Prepare:
     """
 
     output: Path
-    """Where the folder of the records is made; tensorflow-datasets calls it data_dir."""
+    """Where the folder of the records is made. tensorflow-datasets calls it data_dir."""
     sample_rate: int = 16_000
     """Hertz; recordings at other rates are resampled to it."""
     longest: float = 60.0
     """Seconds; a longer recording cannot be used: cut it into utterances."""
     on_error: Literal["stop", "skip"] = "stop"
-    """When recordings cannot be used, all of them are named. stop: no records are made; skip: they are left out."""
+    """Whether recordings that cannot be used stop the command or are left out. All of them are named. stop: no
+    records are made."""
     beam_runner: str | None = None
     """Decode in Apache Beam's workers under this runner, such as DirectRunner."""
-    corpus: CorpusConfig = CorpusConfig()  # noqa: RUF009 (frozen)
+    corpus: CorpusConfig = CorpusConfig()
     """Which recordings to write."""
 
 

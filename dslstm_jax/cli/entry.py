@@ -18,6 +18,7 @@ import tyro
 from dslstm_jax.cli.benchmark import Benchmark, benchmark
 from dslstm_jax.cli.data import Corpora, Prepare, describe_corpora, prepare_records
 from dslstm_jax.cli.export import Export, export_run
+from dslstm_jax.cli.flags import file_only, registry
 from dslstm_jax.cli.interop import ImportTorch, import_torch
 from dslstm_jax.cli.predict import Predict, predict_files
 from dslstm_jax.cli.serve import Serve, serve_page
@@ -59,7 +60,7 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(arguments, prog=f"dslstm {command}", args=list(argv), default=default)
+            return tyro.cli(arguments, prog=f"dslstm {command}", args=list(argv), default=default, registry=registry)
     except SystemExit as stop:
         if stop.code:
             print(_one_line(command, said.getvalue()), file=sys.stderr)
@@ -73,6 +74,8 @@ def _one_line(command: str, box: str) -> str:
     message = " ".join(text[: rules[0]])
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(text))
     hint = f"; did you mean {near[1]}?" if near else ""
+    if any(map(file_only, re.findall(r"--[\w.-]+", message))):
+        hint = "; set it in the config file"
     return f"dslstm {command}: {message}{hint} (dslstm {command} --help lists all)"
 
 

@@ -14,7 +14,7 @@ class Export:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
     """Run folder of a trained recognizer. Several: their ensemble, the mean of their probabilities."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE.dslstm")]
-    """The file; dslstm_jax.load reads it, and so does any program that has JAX (docs/export.md)."""
+    """The file to write. dslstm_jax.load reads it, and so does any program that has JAX (docs/export.md)."""
 
 
 def export_run(arguments: Export) -> int:

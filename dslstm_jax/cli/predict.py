@@ -31,26 +31,29 @@ class Predict:
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
-    """Sound files; folders that are searched for them; patterns ("recordings/**/*.wav", quoted); or - for a list of
-    paths on stdin, one a line, or separated by NUL as `find -print0` does."""
+    """Sound files, folders, quoted patterns such as "recordings/**/*.wav", or - for a list on stdin. Folders are
+    searched for sound files. On stdin there is one path a line, or they are separated by NUL as `find -print0`
+    does."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Run folder of a trained recognizer, or a file of dslstm export. Default: the model of the package."""
+    """Run folder of a trained recognizer, or a file of dslstm export; by default the package's model."""
     format: Annotated[Literal["table", "json", "csv"] | None, tyro.conf.arg(metavar="table|json|csv")] = None
-    """table: with bars on a terminal, plain in a pipe; json: one object a line; csv: a row a file. Default: what the
-    ending of --output says (.json, .jsonl, .csv, .txt), else table."""
+    """table, json (one object a line) or csv; by default what the ending of --output says, else table. The endings
+    are .json, .jsonl, .csv and .txt. A table has bars on a terminal and is plain in a pipe; csv has a row a file."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the answers there and not to stdout, whole or not at all. Until then they are kept in FILE.part."""
     resume: bool = False
     """Go on from FILE.part, which a killed job left beside --output. FILE becomes what it would have been."""
     timeline: bool = False
-    """Also recognize windows that slide over each recording, of any length. They are in the json and the table; one
-    of digital silence has no label. The answer for a recording over ten minutes is the mean over its windows."""
+    """Also recognize windows that slide over each recording, which may have any length. The windows are in the json
+    and the table; one of digital silence has no label. The answer for a recording over ten minutes is the mean over
+    its windows."""
     window: float = 3.0
     """Seconds of each window of the timeline."""
     hop: float = 1.0
     """Seconds from one window of the timeline to the next. The last window ends with the recording."""
     pictures: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where a picture of each timeline is drawn, NAME.timeline.png. Default: beside --output; without it, none."""
+    """Where a picture of each timeline is drawn; by default beside --output. It is NAME.timeline.png; without
+    --output and --pictures there is none."""
 
 
 def predict_files(arguments: Predict) -> int:

@@ -15,11 +15,11 @@ class Serve:
     """Try a recognizer on a web page of this machine."""
 
     model: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Run folder of a trained recognizer, or a file of dslstm export. Default: the model of the package."""
+    """Run folder of a trained recognizer, or a file of dslstm export; by default the package's model."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default is reached from this machine alone, 0.0.0.0 from all others too."""
+    """Address to listen on. The default is reached from this machine alone, 0.0.0.0 from all others too."""
     port: int = 8000
-    """0: any that is free."""
+    """Port to listen on; 0: any that is free."""
 
 
 def serve_page(arguments: Serve) -> int:

@@ -25,41 +25,36 @@ if TYPE_CHECKING:
 class Train:
     """Train a recognizer, choose the epoch on validation speakers, report on test speakers.
 
-    Every value of the config can be overridden by a flag.
+    A flag overrides the value of the config file.
     """
 
     config_file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG.py")]
     """Config file: FILE.py, or FILE.py:NAME for one of several in it."""
     workdir: Path
-    """Run folder: config, split, metrics, checkpoints and report go there."""
+    """Run folder, where config, split, metrics, checkpoints and report go."""
     resume: bool = False
     """Go on from the newest checkpoint of the run folder."""
-    parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
-    config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
-
-
-Choose = Literal["validation-best", "refit", "last", "test-best"]
+    parallel: ParallelConfig = ParallelConfig()
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
 @dataclass(frozen=True)
 class CrossvalConfig:
     """How the runs of a cross-validation are trained."""
 
-    choose: Choose | None = None
-    """Which epoch is tested, training.choose of all runs. test-best is peeking, and called so beside every figure."""
     vmap: bool = False
-    """Train all folds and seeds at once, in one program on one device: for an accelerator that a single run leaves
-    idle. On a CPU it is no faster."""
+    """Train all folds and seeds at once, in one program on one device. It is for an accelerator that a single run
+    leaves idle; on a CPU it is no faster."""
     shard: tuple[int, int] = (1, 1)
-    """`1 4` trains the first of four shares of the runs: for processes on any machines that see --workdir. Each goes
-    on where it was stopped; the one that ends last writes the report."""
+    """Train one share of the runs: `1 4` is the first of four. The shares may run on any machines that see --workdir.
+    Each goes on where it was stopped; the one that ends last writes the report."""
 
 
 @dataclass(frozen=True)
 class Crossval:
     """Train and test every fold of a protocol under several seeds, and report on all together.
 
-    Every value of the config can be overridden by a flag.
+    A flag overrides the value of the config file.
     """
 
     config_file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG.py")]
@@ -73,8 +68,8 @@ class Crossval:
     resume: bool = False
     """Go on in a folder that holds a part of the runs."""
     crossval: CrossvalConfig = CrossvalConfig()
-    parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
-    config: Annotated[Config, tyro.conf.arg(name="")] = Config()  # noqa: RUF009 (frozen)
+    parallel: ParallelConfig = ParallelConfig()
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class Evaluate:
     """Which side."""
     json: bool = False
     """Print one JSON object instead of the table."""
-    parallel: ParallelConfig = ParallelConfig()  # noqa: RUF009 (frozen)
+    parallel: ParallelConfig = ParallelConfig()
 
 
 def print_evaluation(run: "Run", result: "Evaluation") -> None:
@@ -190,7 +185,6 @@ def crossval(arguments: Crossval) -> int:
     config = replace(
         config,
         split=replace(config.split, protocol=arguments.protocol or config.split.protocol, fold=0),
-        training=replace(config.training, choose=arguments.crossval.choose or config.training.choose),
     )
     names = [part.name for part in config.corpus.parts] or [config.corpus.name]
     name = f"crossval-{'-'.join(names)}-{Path(config.split.protocol).stem}"

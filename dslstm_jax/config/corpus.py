@@ -73,7 +73,7 @@ class SplitConfig:
     """Who is in training, validation and test."""
 
     protocol: str = "speaker5"
-    """speakerK, speaker, session, corpus, randomK or a fold file FILE.json. speakerK: K folds that share no speaker;
+    """speakerK, speaker, session, corpus, randomK or FILE.json. speakerK: K folds that share no speaker;
     speaker: leave one speaker out; session: leave one session out; corpus: leave one of several corpora out, validate
     on speakers of the others; randomK: K folds of utterances, speakers shared; a fold file, or ravdess-actors5 of the
     package, names the test and validation speakers of each fold."""
@@ -92,11 +92,11 @@ class DataConfig:
     """How recordings become batches."""
 
     max_padding: float = 0.15
-    """Largest share of padding among the samples of an epoch; 1: one length for all. Batches of like length need less
+    """Largest share of padding in an epoch; 1: one length for all. Batches of like length need less
     of it, but each length is a program to compile, so there are as few lengths as this allows. With 1, batches are
     drawn from all recordings alike."""
     max_lengths: int = 8
-    """Most lengths that batches may be padded to, where `max_padding` asks for more."""
+    """Most lengths that batches are padded to, where the padding asks for more."""
     keep: Literal["files", "device"] = "files"
     """Where the recordings are between the steps. files: each is decoded again in every epoch; device: all are
     decoded once and stay in the memory of every device, 4 bytes a sample (RAVDESS: 0.34 GB), for GPUs that wait."""

@@ -55,11 +55,12 @@ class FeaturesConfig:
     sample_rate: int = 16_000
     """Hertz; recordings at other rates are resampled to it."""
     trim: float = 0.0
-    """Silence at the ends is cut off below so many decibels under the peak; 0: nothing is. 35 suits studio
-    recordings. 160 ms of the silence stay on each side."""
+    """Decibels below the peak, under which silence at the ends is cut off; 0: off. 35 suits studio recordings. 160 ms
+    of the silence stay on each side."""
     mfcc: MfccConfig = MfccConfig()
     pitch: bool = False
-    """Six more columns beside the MFCC: how periodic a frame is and its pitch, with deltas and accelerations."""
+    """How periodic each frame is, and its pitch, as six more columns beside the MFCC. The columns are both values,
+    their deltas and their accelerations."""
     spectrograms: tuple[SpectrogramConfig, ...] = (SPECTROGRAM_512, SPECTROGRAM_1024)
     """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""
 
@@ -92,10 +93,11 @@ class ModelConfig:
     """What runs the plain LSTM. scan: XLA, anywhere; cudnn: NVIDIA GPUs, in float32; pallas_tpu: a kernel for TPUs
     (bfloat16 from v4 on)."""
     dropout: float = 0.0
-    """Share of the units of each recurrent layer's output that are dropped in training. The same ones are in all
-    frames (Gal and Ghahramani 2016)."""
+    """Share of each recurrent layer's units that are dropped in training. They are the same ones in all frames (Gal
+    and Ghahramani 2016)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of products and activations. Features, weights, batch statistics and what recurrences carry stay float32."""
+    """Type of products and activations. Features, weights, batch statistics and what recurrences carry stay
+    float32."""
     remat_every: int = 0
     """Frames between which a recurrence keeps its state in training; 0: keep all. The frames between are computed
     again for the gradient, which takes less memory and more time; for long sequences."""

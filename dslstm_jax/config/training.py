@@ -17,7 +17,7 @@ class AugmentationConfig:
     gain: float = 0.0
     """Largest change of level, up or down, in decibels."""
     speed: float = 0.0
-    """Largest change of speed and pitch by resampling: 0.1 plays at 0.9 to 1.1 of the speed."""
+    """Largest change of speed by resampling, pitch included. 0.1 plays at 0.9 to 1.1 of the speed."""
     frequency_masks: int = 0
     """Bands of the mel-spectrograms that are blanked (SpecAugment)."""
     time_masks: int = 0
@@ -54,29 +54,29 @@ class TrainingConfig:
     `halve_after`; cosine: it rises in `warmup` and falls by half a cosine, to reach 0 with the last epoch (Loshchilov
     and Hutter, ICLR 2017)."""
     halve_after: tuple[int, ...] = (10, 20, 30)
-    """Epochs after which the schedule halve halves the learning rate; ignored by cosine."""
+    """Epochs after which the schedule halve halves the learning rate."""
     warmup: float = 0.0
-    """Epochs, or a part of one, in which the schedule cosine raises the learning rate. It does so step by step from
-    near 0."""
+    """Epochs in which the schedule cosine raises the learning rate. It does so step by step from near 0; a part of an
+    epoch is allowed."""
     weight_decay: float = 0.0
     """AdamW's weight decay; 0: off. At each step kernels shrink by this times the learning rate (Loshchilov and
     Hutter, ICLR 2019); biases and what batch norm learns do not."""
     label_smoothing: float = 0.0
-    """Share of every training target that is spread evenly over the classes. See Szegedy et al., CVPR 2016. Losses of
+    """Share of each training target that is spread evenly over the classes. See Szegedy et al., CVPR 2016. Losses of
     validation and test stay plain."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: all classes weigh the same in the training loss, as in UA. Where n of N training utterances are of a
-    class, each weighs N / (C n). A mixture of mixup weighs what the utterance weighs that it mostly is."""
+    """Whether all classes weigh the same in the training loss, as in UA. balanced: where n of N training utterances
+    are of a class, each weighs N / (C n). A mixture of mixup weighs what the utterance weighs that it mostly is."""
     clip_norm: float = 0.0
     """Longer gradients are scaled down to this norm, taken over all weights; 0: off."""
     ema_decay: float = 0.0
     """Evaluate and keep the exponential moving average of the weights; 0: off. At each step this share of the average
     stays (less in the first steps); running statistics are averaged alike."""
     checkpoint_every: int = 500
-    """Steps between checkpoints in the middle of an epoch; there is one after each epoch besides."""
+    """Steps between checkpoints within an epoch. After each epoch there is one, too."""
     batch_statistics: Literal["synchronized", "local"] = "synchronized"
-    """Batch normalization on several devices: over all rows of the batch, or over each device's own. local is faster;
-    the figures then depend on the number of devices."""
+    """Whether batch normalization is over all rows or over each device's own. local is faster; the figures then
+    depend on the number of devices."""
     choose: Literal["validation-best", "refit", "last", "test-best"] = "validation-best"
     """Which epoch is evaluated and predicts. It is the one of the best validation UA, the last one, or the one of the
     best test UA. test-best is peeking, as many papers do, and is called so beside every figure. refit: the best

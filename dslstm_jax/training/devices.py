@@ -12,7 +12,7 @@ class ParallelConfig:
     """Which devices compute; auto: what fits. single: one device; pmap: all devices of a process; shard_map: those of
     all processes."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where there are several processes; auto: ask the cluster (SLURM, TPU, Kubernetes)."""
+    """HOST:PORT of process 0 of several; auto: ask the cluster. The clusters are SLURM, TPU and Kubernetes."""
     processes: int | None = None
     """Number of processes."""
     process: int | None = None

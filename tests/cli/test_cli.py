@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,8 +163,8 @@ def test_a_missing_model_is_one_line(capsys, tmp_path):
         ),
         (["--split.protocol", "speaker9"], "speaker6"),
         (["--split.fold", "3"], "--split.fold 3"),
-        (["--features.mfcc.n-fft", "256"], "features.mfcc.n_fft"),
-        (["--features.spectrograms.0.frames", "12"], "cannot be aligned"),
+        (["--features.mfcc.hop-length", "256"], "--features.mfcc.hop-length, 256; set it in the config file"),
+        (["--corpus.parts", "emodb"], "--corpus.parts emodb: give NAME=DIR"),
     ],
 )
 def test_mistakes_are_one_line_each(capsys, config, tmp_path, flags, said):
@@ -182,6 +183,18 @@ def test_mistakes_are_one_line_each(capsys, config, tmp_path, flags, said):
     assert len(err) == 1, err
     assert said in err[0]
     assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+def test_a_model_that_cannot_be_built_is_one_line(capsys, tones, tmp_path):
+    tiny = tiny_config(tones)
+    spectrograms = (replace(tiny.features.spectrograms[0], frames=12), *tiny.features.spectrograms[1:])
+    config = write_config(
+        tmp_path / "tiny.py", replace(tiny, features=replace(tiny.features, spectrograms=spectrograms))
+    )
+    code, _, err = run(capsys, "train", config, "--workdir", tmp_path / "run")
+    assert (code, len(err)) == (2, 1)
+    assert "cannot be aligned" in err[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_mistakes_are_one_line_each(capsys, config, tmp_path):

@@ -246,7 +246,7 @@ def test_a_crossval_begun_before_there_was_a_setting_goes_on(config, crossed, tm
 
 def test_the_last_epoch_can_be_chosen(config, crossed, tmp_path):
     shutil.copytree(crossed, tmp_path / "run")
-    assert crossval(config, tmp_path / "other", "--crossval.choose", "last", "--seeds", "1") == 0
+    assert crossval(config, tmp_path / "other", "--training.choose", "last", "--seeds", "1") == 0
     results = results_of(tmp_path / "other")
     assert {run["epoch"] for run in results["runs"]} == {2}
     assert results["chosen"] == "last epoch"
@@ -283,7 +283,7 @@ def test_nothing_need_be_held_back_for_validation(config, crossed, tmp_path, cap
 
 
 def test_where_the_test_chooses_it_is_called_peeking_everywhere(config, tmp_path, capsys):
-    flags = ["--crossval.choose", "test-best", "--seeds", "1", "--training.epochs", "3"]
+    flags = ["--training.choose", "test-best", "--seeds", "1", "--training.epochs", "3"]
     assert crossval(config, tmp_path / "run", *flags) == 0
     peeking = "peeking: test chooses the epoch"
     assert all(peeking in line for line in capsys.readouterr().out.splitlines() if "test WA" in line)

@@ -120,7 +120,7 @@ def test_without_validation_nothing_says_how_many_epochs(config, tmp_path, capsy
 
 
 def crossval(config, workdir, *flags):
-    arguments = [*PROTOCOL, "--seeds", "1", "--crossval.choose", "refit", *flags]
+    arguments = [*PROTOCOL, "--seeds", "1", "--training.choose", "refit", *flags]
     assert main(["crossval", str(config), "--workdir", str(workdir), *arguments]) == 0
     return json.loads((workdir / "report" / "results.json").read_text())
 
