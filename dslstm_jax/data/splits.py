@@ -224,6 +224,7 @@ def _deal_speakers(
     The turns are the seed's, but for speakers with many more utterances than others, who come first. The overlap is
     what the fold would add to the sum of squared shares of the labels; that sum is smallest when every fold has an
     equal share of every label. An empty fold has no overlap, so none stays empty.
+    scikit-learn's StratifiedGroupKFold makes other folds, and these are the published ones.
     """
     labels = [(utterance.corpus or "", utterance.label) for utterance in utterances]
     totals = Counter(labels)

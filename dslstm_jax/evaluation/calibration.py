@@ -16,7 +16,6 @@ from dslstm_jax.util.files import write_json
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures that are looked for."""
-_HALVINGS = 60
 _SMALLEST = float(np.finfo(np.float32).tiny)
 """What a probability of 0 is taken for."""
 
@@ -36,18 +35,24 @@ def fit_temperature(probabilities: Float[np.ndarray, "N C"], truths: Int[np.ndar
     The truth's target is (N + 1) / (N + C) and that of the others 1 / (N + C), not 1 and 0 (Platt 1999): few
     utterances, all of them right, would else make the recognizer certain of everything.
     """
+    import scipy.optimize
+
     count, classes = probabilities.shape
     if not count:
         return 1.0
     log = _log(probabilities)
     targets = (count * np.eye(classes)[truths] + 1) / (count + classes)
-    # The likelihood is convex in 1/T: its slope, which grows, is sought where it is 0.
+
+    def slope(inverse: float) -> float:
+        return float(np.sum((with_temperature(probabilities, 1 / inverse) - targets) * log))
+
+    # The likelihood is convex in 1/T: its slope grows, and is 0 at the temperature sought.
     low, high = 1 / HOTTEST, 1 / COLDEST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        slope = np.sum((with_temperature(probabilities, 1 / middle) - targets) * log)
-        low, high = (middle, high) if slope < 0 else (low, middle)
-    return float(2 / (low + high))
+    if slope(low) >= 0:
+        return HOTTEST
+    if slope(high) <= 0:
+        return COLDEST
+    return float(1 / scipy.optimize.brentq(slope, low, high, xtol=1e-14, rtol=1e-14))
 
 
 def negative_log_likelihood(probabilities: Float[np.ndarray, "N C"], truths: Int[np.ndarray, " N"]) -> float:
