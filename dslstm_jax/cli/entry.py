@@ -6,6 +6,7 @@ done (usage, config, missing model).
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -69,7 +70,9 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
 
 def _one_line(command: str, box: str) -> str:
     """tyro's boxed message as one line: what is wrong, and the nearest flag if it names one."""
-    text = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    text = ["" if set(line) <= {"-"} else line for line in lines]  # of dashes, where the terminal knows no boxes
+    text = list(itertools.dropwhile(lambda line: not line, text))
     rules = [index for index, line in enumerate(text) if not line] or [len(text)]
     message = " ".join(text[: rules[0]])
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(text))

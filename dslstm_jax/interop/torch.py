@@ -25,7 +25,7 @@ from dslstm_jax.config import (
 from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import SPECTROGRAM_WEIGHT, Variables, count_classes
 from dslstm_jax.runs.checkpoint import Checkpoints
-from dslstm_jax.runs.folder import Run, create_run
+from dslstm_jax.runs.folder import RunFolder, create_run
 
 StateDict = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
@@ -198,15 +198,14 @@ def config_for(state: StateDict, config: Config) -> Config:
     if not {"classification_raw.weight", "classification_raw1.weight", "classification_hand.weight"} & state.keys():
         raise RunError("state dict: no classification_raw, classification_raw1 or classification_hand in it")
     tree = parameters(state)
-    published: Tree = {name: getattr(ModelConfig(), name) for name in BEYOND_THE_PAPER}
-    model = replace(config.model, mfcc_branch="mfcc_branch" in tree, spectrogram_branch="none", **published)
-    if model.mfcc_branch:
+    found: Tree = {name: getattr(ModelConfig(), name) for name in BEYOND_THE_PAPER}
+    found |= {"mfcc_branch": "mfcc_branch" in tree, "spectrogram_branch": "none"}
+    if found["mfcc_branch"]:
         audio = _part(state, "LSTM_Audio.lstm.")
-        hidden = audio["weight_hh_l0"].shape[1]
-        model = replace(model, mfcc_hidden=hidden, layers=len(_lstm_layers(audio)))
+        found |= {"mfcc_hidden": audio["weight_hh_l0"].shape[1], "layers": len(_lstm_layers(audio))}
     cnns = _cnns(state)
     if not cnns:
-        return replace(config, model=model)
+        return replace(config, model=replace(config.model, **found))
     branch = tree["spectrogram_branch"]
     dual = "ds_lstm_0" in branch
     if dual:
@@ -218,19 +217,19 @@ def config_for(state: StateDict, config: Config) -> Config:
             branch["lstm_0_0"]["recurrent_kernel"].shape[0],
             _count(state, "ftlstm1.ftlstm.weight_ih_l{}"),
         )
-    if model.mfcc_branch and model.layers != layers:
-        raise RunError(f"state dict: {layers} and {model.layers} layers in the two branches; they must agree")
+    if found.get("layers", layers) != layers:
+        raise RunError(f"state dict: {layers} and {found['layers']} layers in the two branches; they must agree")
     candidates = (*config.features.spectrograms, SPECTROGRAM_256, SPECTROGRAM_512, SPECTROGRAM_1024)
     blocks = range(_count(cnns[0], "lflb_cell{}."))
-    model = replace(
-        model,
-        spectrogram_branch="ds_lstm" if dual else "lstm",
-        channels=tuple(int(cnns[0][f"lflb_cell{layer}.cnn.weight"].shape[0]) for layer in blocks),
-        kernels=tuple(_kernel(cnn) for cnn in cnns),
-        hidden=hidden,
-        layers=layers,
-    )
+    found |= {
+        "spectrogram_branch": "ds_lstm" if dual else "lstm",
+        "channels": tuple(int(cnns[0][f"lflb_cell{layer}.cnn.weight"].shape[0]) for layer in blocks),
+        "kernels": tuple(_kernel(cnn) for cnn in cnns),
+        "hidden": hidden,
+        "layers": layers,
+    }
     spectrograms = tuple(_spectrogram_of(cnn, width, candidates) for cnn, width in zip(cnns, widths, strict=True))
+    model = replace(config.model, **found)
     return replace(config, features=replace(config.features, spectrograms=spectrograms), model=model)
 
 
@@ -274,7 +273,7 @@ def import_state_dict(state: StateDict, config: Config) -> tuple[Config, Variabl
         raise RunError(f"state dict: no tensor named {error}") from error
 
 
-def import_run(state: StateDict, config: Config, labels: Sequence[str], path: Path) -> Run:
+def import_run(state: StateDict, config: Config, labels: Sequence[str], path: Path) -> RunFolder:
     """Makes a run folder whose checkpoint holds the imported variables.
 
     Raises:
