@@ -1,12 +1,19 @@
 """Several corpora in one run: one set of classes, and no speaker of one taken for a speaker of another."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from trees import emodb_tree, ravdess_tree
 
+from dslstm_jax.cli.common import with_absolute_paths
+from dslstm_jax.cli.entry import _parse
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import Utterance, load_corpus
 from dslstm_jax.data.splits import check_disjoint, make_folds
-from dslstm_jax.errors import CorpusError
+from dslstm_jax.errors import ConfigError, CorpusError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +128,27 @@ def test_records_of_several_corpora_are_joined_under_their_own_names(roots, tmp_
     assert {utterance.speaker for utterance in corpus.utterances} == {
         utterance.speaker for utterance in load(roots).utterances
     }
+
+
+def test_parts_are_named_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["configs/pretrained.py", "--workdir", "run", "--corpus.parts", "emodb=here", "manifest=my.csv"]
+    config = _parse("train", [str(ROOT / given[0]), *given[1:]]).config
+    found = (CorpusConfig("emodb", "here"), CorpusConfig("manifest", manifest="my.csv"))
+    assert config.corpus.parts == found
+    assert config.corpus.label_map == ("calm=neutral",)
+    absolute = with_absolute_paths(config).corpus.parts
+    assert [part.root or part.manifest for part in absolute] == [str(tmp_path / name) for name in ("here", "my.csv")]
+
+
+def test_a_part_may_have_labels_of_its_own(roots):
+    emodb, ravdess = parts(("emodb", "ravdess"), roots)
+    mapped = replace(ravdess, label_map=("calm=neutral",), labels=("neutral", "happy"))
+    corpus = load_corpus(CorpusConfig(parts=(emodb, mapped)))
+    assert corpus.labels == load_corpus(emodb).labels
+    assert {u.label for u in corpus.utterances if u.corpus == "ravdess"} == {"neutral", "happy"}
+    with pytest.raises(ConfigError, match="a part has no parts of its own"):
+        CorpusConfig(parts=(CorpusConfig(parts=(emodb, ravdess)),))
 
 
 @pytest.mark.parametrize(
