@@ -53,7 +53,7 @@ def check_padding(function: Function, sequences: tuple[jax.Array, ...], lengths:
       lengths: of the rows.
     """
     size = sequences[0].shape[1]
-    mask = jnp.arange(size) < jnp.array(lengths)[:, None]
+    mask = jnp.arange(size)[None] < jnp.array(lengths)[:, None]
     function = jax.jit(function)
     outputs, final = function(sequences, mask)
     spoiled = tuple(jnp.where(mask[..., None], x, jnp.nan) for x in sequences)

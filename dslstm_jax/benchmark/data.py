@@ -14,11 +14,14 @@ from rich.console import Console
 
 from dslstm_jax.benchmark.harness import Report, Row, clock
 from dslstm_jax.config import Config, CorpusConfig, SplitConfig
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
-from dslstm_jax.data.pipeline import Batch, Loader, make_loader
+from dslstm_jax.data.pipeline import Loader, make_loader
 from dslstm_jax.data.tfds.prepare import prepare
-from dslstm_jax.training.step import Totals, TrainState, create_state, make_optimizer, train_step
+from dslstm_jax.ops.metrics import Totals
+from dslstm_jax.runs.state import TrainState
+from dslstm_jax.training.step import StepConfig, create_state, make_optimizer, train_step
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Totals]]
 SECONDS = (2.5, 4.5)
@@ -38,7 +41,9 @@ def benchmark_data(config: Config, folder: Path) -> Report:
       config: what is trained; its batch size and padded lengths are used, its corpus is not.
       folder: an empty one, which takes the recordings: noise, in three forms.
     """
-    step = jax.jit(partial(train_step, config=config, optimizer=make_optimizer(config.training, STEPS)))
+    step = jax.jit(
+        partial(train_step, config=StepConfig.of(config), optimizer=make_optimizer(config.training, STEPS))
+    )
     loaders = {form: make_loader_of(corpus, config) for form, corpus in write_recordings(folder).items()}
     alone, state = _step_alone(loaders["16 kHz WAV"], config, step)
     rows = [_row(form, loader, step, state, alone) for form, loader in loaders.items()]

@@ -19,8 +19,8 @@ from dslstm_jax.benchmark.measure import (
 )
 from dslstm_jax.benchmark.peers import LibrosaOpenSmile, installed
 from dslstm_jax.config import Config
+from dslstm_jax.data.batches import choose_lengths, pad_waveforms, plan_epoch
 from dslstm_jax.data.corpora import load_corpus
-from dslstm_jax.data.pipeline import choose_lengths, pad_waveforms, plan_epoch
 from dslstm_jax.data.reading import read_utterance
 from dslstm_jax.models.recognizer import features_for
 
@@ -84,7 +84,7 @@ def our_contender(waveforms: Sequence[np.ndarray], config: Config, batch_size: i
         lengths, batch_size=batch_size, sample_rate=rate, max_padding=data.max_padding, most=data.max_lengths
     )
     plan = plan_epoch(range(len(waveforms)), lengths, batch_size, padded)
-    compute = jax.jit(partial(features_for, config=config))
+    compute = jax.jit(partial(features_for, config=config.recognizer))
     batches = [([waveforms[member] for member in batch.members], batch_size, batch.length) for batch in plan]
     programs = {
         batch.length: compile_program(compute, *pad_waveforms([], batch_size, batch.length)) for batch in plan

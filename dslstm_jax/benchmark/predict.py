@@ -12,7 +12,7 @@ from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import Contender, compare, compile_program, measuring_notes, noise, race
 from dslstm_jax.benchmark.peers import Twin, has_twin
 from dslstm_jax.config import Config
-from dslstm_jax.data.pipeline import bucket_length, pad_waveforms
+from dslstm_jax.data.batches import bucket_length, pad_waveforms
 from dslstm_jax.errors import RunError
 from dslstm_jax.models.recognizer import initialize
 from dslstm_jax.runs.checkpoint import Checkpoints
@@ -36,7 +36,7 @@ def benchmark_predict(config: Config, repeats: int, folder: Path) -> Report:
     samples = 0.1 * noise(SECONDS * rate)
     run = create_run(folder / "run", config, LABELS, folds={})
     with Checkpoints(run.checkpoints) as checkpoints:
-        checkpoints.save_variables(initialize(jax.random.key(0), config, len(LABELS)))
+        checkpoints.save_variables(initialize(jax.random.key(0), config.recognizer, len(LABELS)))
     predictor = load(run.path)
     waveforms, lengths = pad_waveforms([samples], 1, bucket_length(len(samples), rate))
     program = compile_program(

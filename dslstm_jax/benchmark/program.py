@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from dslstm_jax.config import Config
-from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.models.recognizer import variable_shapes
+from dslstm_jax.runs.state import TrainState
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.step import TrainState, make_optimizer
+from dslstm_jax.training.step import make_optimizer
 
 Shape = tuple[int, tuple[int, ...]]
 """Bytes of an element, and the dimensions."""
@@ -174,7 +175,7 @@ def trace_train_step(
       classes: emotions.
     """
     optimizer = make_optimizer(config.training, steps_per_epoch=1)
-    variables = variable_shapes(config, classes)
+    variables = variable_shapes(config.recognizer, classes)
     shape = jax.ShapeDtypeStruct
     step: Any = shape((), jnp.int32)
     state = TrainState(step, variables, jax.eval_shape(optimizer.init, variables["params"]))
@@ -186,6 +187,5 @@ def trace_train_step(
         weights=count(jnp.float32),
         examples=count(jnp.int32),
     )
-    train_step: Any = parallel.train_step(config, optimizer)
-    traced: jax.stages.Traced = train_step.trace(state, batch, shape((), jnp.uint32))
-    return traced
+    train_step = parallel.train_step(config, optimizer)
+    return train_step.trace(state, batch, shape((), jnp.uint32))

@@ -26,7 +26,8 @@ from dslstm_jax.benchmark.peers import Pass, ds_lstm_peers, lstm_peers
 from dslstm_jax.benchmark.sweep import SweepConfig
 from dslstm_jax.config import ModelConfig
 from dslstm_jax.errors import ConfigError
-from dslstm_jax.models.branches import ds_lstm_layers, lstm_layers
+from dslstm_jax.models.branches import Sequences, read_by_ds_lstm, read_by_lstm, stack_layers
+from dslstm_jax.models.params import DSLSTMLayer, LSTMLayer
 from dslstm_jax.recurrence.lstm import runs_here
 from dslstm_jax.util.progress import progress_bar
 
@@ -41,12 +42,16 @@ class Layers(nn.Module):
 
     model: ModelConfig
 
-    @nn.compact
-    def __call__(self, x: jax.Array, y: jax.Array | None = None, *, train: bool) -> jax.Array:
-        model, mask = self.model, jnp.ones(x.shape[:2], bool)
-        if y is None:
-            return lstm_layers("lstm", model.hidden, x, mask, None, model, place=0)
-        return ds_lstm_layers(x, y, mask, None, model, train=train)
+    def setup(self) -> None:
+        hidden = self.model.hidden
+        self.lstm = stack_layers(self.model, lambda: LSTMLayer(hidden))
+        self.ds_lstm = stack_layers(self.model, lambda: DSLSTMLayer(hidden))
+
+    def __call__(self, *values: jax.Array, train: bool) -> jax.Array:
+        sequences = Sequences(values, jnp.ones(values[0].shape[:2], bool))
+        if len(values) == 1:
+            return read_by_lstm(self.lstm, sequences, None, None, self.model, place=0)[0]
+        return read_by_ds_lstm(self.ds_lstm, sequences, None, None, self.model, train)[0]
 
 
 def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:

@@ -189,7 +189,7 @@ def read_work(config: Config) -> Work:
             sizes["Recognizer" in (part.operation or run.instruction.operation)] += part.bytes
         statistics += [(sizes[True], run.times)] if sizes[True] else []
         others += [(sizes[False], run.times)] if sizes[False] else []
-    running = variable_shapes(config, CLASSES).get("batch_stats", {})
+    running = variable_shapes(config.recognizer, CLASSES).get("batch_stats", {})
     return Work(
         compiler=compiler,
         rows=rows,

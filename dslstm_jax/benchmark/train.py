@@ -13,12 +13,13 @@ from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import Contender, Program, compare, compile_program, measuring_notes, race
 from dslstm_jax.benchmark.peers import Twin, has_twin
 from dslstm_jax.config import Config
-from dslstm_jax.data.pipeline import Batch, pad_waveforms
+from dslstm_jax.data.batches import Batch, pad_waveforms
 from dslstm_jax.features import Features
-from dslstm_jax.models.recognizer import features_for, make_recognizer
+from dslstm_jax.models.recognizer import Recognizer, features_for
+from dslstm_jax.runs.state import TrainState
 from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel
-from dslstm_jax.training.step import TrainState, create_state, cross_entropy, make_optimizer
+from dslstm_jax.training.step import create_state, cross_entropy, make_optimizer
 
 CLASSES = 4
 TWIN = "PyTorch, librosa, openSMILE"
@@ -90,12 +91,12 @@ def _whole_step(config: Config, batch: Batch) -> Contender:
 def _network_step(config: Config, batch: Batch) -> Contender:
     """The recognizer, its loss and the optimizer alone."""
     optimizer = make_optimizer(config.training, steps_per_epoch=1000)
-    features = jax.jit(partial(features_for, config=config))(batch.waveforms, batch.lengths)
+    features = jax.jit(partial(features_for, config=config.recognizer))(batch.waveforms, batch.lengths)
     targets, weights = jax.nn.one_hot(batch.labels, CLASSES), jnp.asarray(batch.weights)
 
     def step(state: TrainState, features: Features) -> tuple[TrainState, jax.Array]:
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
-            branches, updated = make_recognizer(config, CLASSES).apply(
+            branches, updated = Recognizer(config.recognizer, CLASSES).apply(
                 {**state.variables, "params": params}, features, train=True, mutable=["batch_stats"]
             )
             return cross_entropy(branches, targets, weights) / len(batch.lengths), updated.get("batch_stats", {})

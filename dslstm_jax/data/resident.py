@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.pipeline import Batch
 from dslstm_jax.data.reading import READING_THREADS, read_utterance
 from dslstm_jax.errors import ConfigError
 
@@ -55,7 +55,7 @@ def without_waveforms(batch: Batch) -> Batch:
 
 
 @partial(jax.jit, static_argnames="length")
-def cut(recordings: Recordings, batch: Batch, length: int) -> Batch:
+def gather_waveforms(recordings: Recordings, batch: Batch, length: int) -> Batch:
     """The batch with its waveforms, zeros behind each of them.
 
     Args:
@@ -63,7 +63,7 @@ def cut(recordings: Recordings, batch: Batch, length: int) -> Batch:
       batch: without waveforms; its other leaves are [..., B].
       length: samples of each row.
     """
-    positions = jnp.arange(length)
+    positions = jnp.arange(length).reshape((1,) * batch.lengths.ndim + (length,))
     indices = recordings.starts[batch.examples][..., None] + positions
     sounds: Float[Array, "... B N"] = recordings.samples.at[indices].get(mode="clip")
     return batch._replace(waveforms=jnp.where(positions < batch.lengths[..., None], sounds, 0))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.evaluation.evaluate import evaluate
 from dslstm_jax.evaluation.statistics import calibration_error
-from dslstm_jax.runs.folder import Run, open_chooser
+from dslstm_jax.runs.folder import RunFolder
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.util.files import write_json
 
@@ -60,9 +60,9 @@ def negative_log_likelihood(probabilities: Float[np.ndarray, "N C"], truths: Int
     return float(-_log(probabilities)[np.arange(len(truths)), truths].mean())
 
 
-def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float | None:
-    """Fits the temperature of the run's chosen epoch on its validation side, and writes calibration.json. Where
-    training.choose is refit, it is that of the network that had not learned from that side.
+def calibrate(run: RunFolder, dataset: Dataset, parallel: Parallel) -> float | None:
+    """Fits the temperature of the run's chosen epoch on its validation side, and writes calibration.json. For a
+    refitted run it is that of the network which had not learned from that side.
 
     Args:
       run: the run folder.
@@ -78,11 +78,11 @@ def calibrate(run: Run, dataset: Dataset, parallel: Parallel) -> float | None:
     """
     if not dataset.split.validation:
         return None
-    result = evaluate(open_chooser(run), dataset, "validation", parallel)
+    result = evaluate(run.selected_by or run, dataset, "validation", parallel)
     temperature = fit_temperature(result.probabilities, result.truths)
     sides = {"before": result.probabilities, "after": with_temperature(result.probabilities, temperature)}
     if parallel.leads:
-        speakers = run.read_folds()["validation"]["speakers"]
+        speakers = (run.selected_by or run).read_folds()["validation"]["speakers"]
         of_speakers = f" of speakers {', '.join(speakers)}" if speakers else ""
         values = {
             "temperature": temperature,

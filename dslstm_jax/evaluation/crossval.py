@@ -1,7 +1,7 @@
 """crossvalidate: every fold of a protocol and every seed as runs of their own, and one report of all of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +17,14 @@ from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.calibration import calibrate
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
 from dslstm_jax.evaluation.results import Outcome, Throughput, summarize
-from dslstm_jax.reporting.crossval_report import write_results
-from dslstm_jax.runs.folder import (
-    Run,
-    check_resumable,
-    check_same_settings,
-    create_run,
-    open_chooser,
-    open_run,
-    read_json,
-)
+from dslstm_jax.runs.folder import RunFolder, check_resumable, check_same_settings, open_run, read_json
 from dslstm_jax.runs.provenance import describe_environment
-from dslstm_jax.training.loop import Display, fit_stages
+from dslstm_jax.runs.selection import EpochRecord
+from dslstm_jax.training.loop import fit
 from dslstm_jax.training.parallel import Parallel
-from dslstm_jax.training.vmapped import fit_together
+from dslstm_jax.training.stages import count_utterances, first_stage, stages
+from dslstm_jax.training.trainer import Display
+from dslstm_jax.training.vmapped import fit_in_lockstep
 from dslstm_jax.util.files import make_folder, to_json, write_json, write_text
 from dslstm_jax.util.progress import progress_bar
 
@@ -66,11 +60,11 @@ class _Job:
 
     @property
     def _stages(self) -> dict[Path, int]:
-        """Run folders that are trained, and the utterances of an epoch of each."""
-        run, split = Run(self.path, self.config, self.dataset.corpus.labels), self.dataset.split
-        if self.config.training.choose != "refit":
-            return {run.path: len(split.train)}
-        return {run.selection: len(split.train), run.path: len(split.train + split.validation)}
+        return count_utterances(self.path, self.config, self.dataset.split)
+
+    def stages(self, parallel: Parallel, display: Display) -> Iterator[tuple[RunFolder, Dataset]]:
+        """The runs that are trained for it, one after the other."""
+        return stages(self.path, self.config, self.dataset, parallel, display.tell, resume=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ def crossvalidate(
     parallel: Parallel,
     console: Console,
 ) -> dict[str, Any] | Unfinished:
-    """Trains and tests every fold of config.split.protocol under every seed, and reports on all in `path`/report.
+    """Trains and tests every fold of config.split.protocol under every seed.
 
     `path`/fold0_seed0 and so on are run folders as `dslstm train` makes them. Finished ones are left as they are, and
     half-done ones gone on with.
@@ -132,7 +126,7 @@ def crossvalidate(
     _begin(path, config, dataset, own, seeds, resume or shares > 1, parallel)
     meter = _Meter()
     with parallel.told_to_stop() as told_to_stop, _displays(own, console, meter, vmap) as displays:
-        train = _train_together if vmap else _train_one_by_one
+        train = _train_in_lockstep if vmap else _train_one_by_one
         if not train(own, displays, parallel, meter, told_to_stop):
             return Unfinished(told_to_end=True, runs=_count_left(jobs))
     throughput = meter.measured("vmap" if vmap else "one by one")
@@ -141,13 +135,23 @@ def crossvalidate(
     if left := _count_left(jobs):
         return Unfinished(told_to_end=False, runs=left)
     outcomes = [_outcome(job) for job in jobs]
-    results = summarize(
+    return summarize(
         dataset.corpus, [job.folds for job in jobs[::seeds]], outcomes, config, describe_environment(), throughput
     )
-    if parallel.leads:
-        records = [open_chooser(open_run(job.path)).read_records() for job in jobs]
-        write_results(path / "report", results, records, title=f"{dataset.corpus.name}, cross-validation {path.name}")
-    return results
+
+
+def read_curves(path: Path, results: Mapping[str, Any]) -> list[list[EpochRecord]]:
+    """The epochs of all runs of a cross-validation; of a refitted run those of the one that was validated.
+
+    Args:
+      path: the folder of the cross-validation.
+      results: what it gave.
+
+    Raises:
+      RunError: a run folder is missing or damaged.
+    """
+    runs = [open_run(_run_folder(path, run["fold"], run["seed"])) for run in results["runs"]]
+    return [(run.selected_by or run).read_records() for run in runs]
 
 
 def _count_lines(file: Path) -> int:
@@ -161,7 +165,11 @@ def _count_left(jobs: Sequence[_Job]) -> int:
 def _job(path: Path, config: Config, dataset: Dataset, split: Split, fold: int, seed: int) -> _Job:
     own = replace(config, split=replace(config.split, fold=fold), training=replace(config.training, seed=seed))
     folds = describe(dataset.corpus.utterances, split)
-    return _Job(path / f"fold{fold}_seed{seed}", own, replace(dataset, split=split), folds)
+    return _Job(_run_folder(path, fold, seed), own, replace(dataset, split=split), folds)
+
+
+def _run_folder(path: Path, fold: int, seed: int) -> Path:
+    return path / f"fold{fold}_seed{seed}"
 
 
 def _begin(
@@ -184,16 +192,10 @@ def _begin(
         make_folder(path)
         write_json(file, settings)
     for job in jobs:
-        if (job.path / "config.json").exists():
-            check_resumable(open_run(job.path), job.config, dataset.corpus.labels, job.folds)
+        first, own = first_stage(job.path, job.config)
+        if (first / "config.json").exists():
+            check_resumable(open_run(first), own, dataset.corpus.labels, job.folds)
     parallel.wait("cross-validation")
-
-
-def _open(job: _Job, parallel: Parallel) -> Run:
-    if not (job.path / "config.json").exists() and parallel.leads:
-        create_run(job.path, job.config, job.dataset.corpus.labels, job.folds)
-    parallel.wait(job.path.name)
-    return open_run(job.path)
 
 
 Train = Callable[[Sequence[_Job], Sequence[Display], Parallel, "_Meter", Callable[[], bool]], bool]
@@ -211,19 +213,19 @@ def _train_one_by_one(
             continue
         if told_to_stop():
             return False
-        run = _open(job, parallel)
         try:
-            with meter.running():
-                going_on = fit_stages(run, job.dataset, parallel, display, told_to_stop)
+            for run, dataset in job.stages(parallel, display):
+                with meter.running():
+                    going_on = fit(run, dataset, parallel=parallel, display=display, told_to_stop=told_to_stop)
+                if not going_on:
+                    return False
         except RunError as error:
-            raise RunError(f"{run.path.name}: {error}") from error
-        if not going_on:
-            return False
-        _test(job, run, display, parallel)
+            raise RunError(f"{job.path.name}: {error}") from error
+        _test(job, display, parallel)
     return True
 
 
-def _train_together(
+def _train_in_lockstep(
     jobs: Sequence[_Job],
     displays: Sequence[Display],
     parallel: Parallel,
@@ -231,26 +233,22 @@ def _train_together(
     told_to_stop: Callable[[], bool],
 ) -> bool:
     left = [(job, display) for job, display in zip(jobs, displays, strict=True) if not job.finished]
-    runs = [_open(job, parallel) for job, _ in left]
-    if not left:
-        return True
-    with meter.running():
-        finished = fit_together(
-            runs,
-            [job.dataset for job, _ in left],
-            parallel=parallel,
-            displays=[display for _, display in left],
-            told_to_stop=told_to_stop,
-        )
-    if finished:
-        for (job, display), run in zip(left, runs, strict=True):
-            _test(job, run, display, parallel)
-    return finished
+    own = [display for _, display in left]
+    for stage in zip(*(job.stages(parallel, display) for job, display in left), strict=True):
+        runs, datasets = zip(*stage, strict=True)
+        with meter.running():
+            going_on = fit_in_lockstep(runs, datasets, parallel=parallel, displays=own, told_to_stop=told_to_stop)
+        if not going_on:
+            return False
+    for job, display in left:
+        _test(job, display, parallel)
+    return True
 
 
-def _test(job: _Job, run: Run, display: Display, parallel: Parallel) -> None:
+def _test(job: _Job, display: Display, parallel: Parallel) -> None:
     with display.bar("to be tested", 0, job.utterances - job.learned):  # what was not to be learned is behind, too
         pass
+    run = open_run(job.path)
     temperature = calibrate(run, job.dataset, parallel)
     result = evaluate(run, job.dataset, "test", parallel)
     display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")

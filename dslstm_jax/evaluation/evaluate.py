@@ -1,28 +1,23 @@
-"""evaluate: a run's best checkpoint on one side of its split, and the report of it."""
+"""evaluate: a run's best checkpoint on one side of its split, as figures and probabilities."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from dslstm_jax.config import Config
 from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.errors import RunError
-from dslstm_jax.ops.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
-from dslstm_jax.reporting.run_report import write_report
+from dslstm_jax.ops.metrics import Totals, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.runs.checkpoint import load_best
-from dslstm_jax.runs.folder import Run, open_chooser
-from dslstm_jax.runs.selection import describe_choice
-from dslstm_jax.training.loop import add, program_config
+from dslstm_jax.runs.folder import RunFolder
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.placement import placing
-from dslstm_jax.training.step import Totals
+from dslstm_jax.training.totals import add
 
 Side = Literal["train", "validation", "test"]
 
@@ -69,29 +64,23 @@ class Evaluation:
         }
 
 
-def _protocol(run: Run, utterances: Sequence[Utterance], side: Side) -> str:
+def _protocol(run: RunFolder, utterances: Sequence[Utterance], side: Side) -> str:
     """Such as "speaker5 fold 0 of seed 0, 2 unseen speakers, epoch chosen by validation UA"."""
-    config, choice = run.config.split, describe_choice(run.config)
+    config = run.config.split
     dealt = re.fullmatch(r"(speaker|random)[0-9]+|corpus", config.protocol)  # the others do not use the seed
     seed = f" of seed {config.seed}" if dealt else ""
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
-    if side == "train" or (side == "validation" and run.config.training.choose == "refit"):
+    if side == "train":
         who = "the utterances it was trained on"
     elif dealt and dealt[1] == "random":
         who = "speakers shared with training"
     else:
         who = f"{len(speakers)} unseen speaker{'s' if len(speakers) > 1 else ''}"
-    return f"{config.protocol} fold {config.fold}{seed}, {who}, {choice}"
+    return f"{config.protocol} fold {config.fold}{seed}, {who}, {run.choice}"
 
 
-@lru_cache(maxsize=8)
-def _predict_step(parallel: Parallel, config: Config) -> Any:
-    """Compiled once for all runs that share it."""
-    return parallel.predict_step(config)
-
-
-def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Evaluation:
-    """Runs the chosen checkpoint over every utterance of one side and writes the report of the test side.
+def evaluate(run: RunFolder, dataset: Dataset, side: Side, parallel: Parallel) -> Evaluation:
+    """Runs the chosen checkpoint over every utterance of one side.
 
     Args:
       run: the run folder.
@@ -110,7 +99,7 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
     variables, epoch = load_best(run)
     batch_size = config.training.evaluation_batch_size
     loader = make_loader(dataset, members, config, batch_size, len(parallel.devices))
-    predict, variables = _predict_step(parallel, program_config(config)), parallel.spread(variables)
+    predict, variables = parallel.predict_step(config.recognizer), parallel.spread(variables)
     place, answers = placing(dataset, config, parallel), []
 
     def examine() -> Iterator[Totals]:
@@ -123,7 +112,7 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
     probabilities = np.zeros((len(dataset.corpus.utterances), len(run.labels)), np.float32)
     for planned, rows in zip(loader.plan(), answers, strict=True):
         probabilities[list(planned.members)] = np.asarray(rows)[: len(planned.members)]
-    result = Evaluation(
+    return Evaluation(
         split=side,
         protocol=_protocol(run, [dataset.corpus.utterances[member] for member in members], side),
         epoch=epoch,
@@ -134,14 +123,3 @@ def evaluate(run: Run, dataset: Dataset, side: Side, parallel: Parallel) -> Eval
         probabilities=probabilities[list(members)],
         truths=np.array([run.labels.index(dataset.corpus.utterances[member].label) for member in members], int),
     )
-    if side == "test" and parallel.leads:
-        write_report(
-            run.report,
-            title=f"{dataset.corpus.name}, run {run.path.name}",
-            protocol=result.protocol,
-            matrix=result.confusion,
-            labels=run.labels,
-            records=open_chooser(run).read_records(),
-            best_epoch=epoch,
-        )
-    return result

@@ -76,7 +76,8 @@ def _of_windows(windows: Float[Array, "B T L"], sample_rate: int) -> Float[Array
     curved = found & (curvature < 0)
     offset = jnp.where(curved, 0.5 * (before - after) / jnp.where(curved, curvature, 1), 0)
     periodicity = jnp.where(found, jnp.clip(here, 0, 1), 0)
-    octaves = jnp.log2(sample_rate / MIDDLE / (best[..., 0] + shortest + offset))
+    lag = (best[..., 0] + shortest).astype(offset.dtype) + offset
+    octaves = jnp.log2(sample_rate / MIDDLE / lag)
     return jnp.stack([periodicity, periodicity**2 * octaves], axis=-1)
 
 

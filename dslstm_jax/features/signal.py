@@ -133,7 +133,7 @@ def power_spectrum(frames: Float[Array, "B T L"], n_fft: int) -> Float[Array, "B
 
 def project(values: Float[Array, "B T K"], matrix: np.ndarray) -> Float[Array, "B T M"]:
     """values @ matrix [K, M] in full float32, also where a device's default product is coarser."""
-    return jnp.matmul(values, matrix.astype(np.float32), precision=lax.Precision.HIGHEST)
+    return jnp.matmul(values, matrix.astype(np.float32).astype(values.dtype), precision=lax.Precision.HIGHEST)
 
 
 def filter_bank(power: Float[Array, "B T K"], filters: np.ndarray) -> Float[Array, "B T M"]:

@@ -1,8 +1,8 @@
-"""The paper's branches: each reads its features and gives logits of its own."""
+"""The paper's branches: each makes sequences of its features, reads them by recurrences, and gives logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,15 +10,17 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dslstm_jax.config import Config, ModelConfig
+from dslstm_jax.config import ModelConfig, RecognizerConfig
 from dslstm_jax.errors import ConfigError
+from dslstm_jax.features import Features
 from dslstm_jax.features.augmentation import Purpose
 from dslstm_jax.models.cnn import CNN
-from dslstm_jax.models.params import Carried, DSLSTMLayer, LSTMLayer, linear
-from dslstm_jax.models.pooling import Pooling
+from dslstm_jax.models.params import DSLSTMLayer, Linear, LSTMLayer
+from dslstm_jax.models.pooling import Pooling, Summary, to_vector
 from dslstm_jax.ops.convolution import smallest_size
-from dslstm_jax.ops.masking import length_mask, reverse_frames
+from dslstm_jax.ops.masking import Frames, length_mask, reverse_frames
 from dslstm_jax.recurrence.lstm import lstm_stack
+from dslstm_jax.recurrence.lstm_cell import LSTMState
 
 SPECTROGRAM_PLACES = 100
 """Dropout tells this many layers of the MFCC's LSTM, and of each spectrogram's, apart."""
@@ -26,35 +28,36 @@ SPECTROGRAM_PLACES = 100
 ALIGNED = 4
 """The first frame that `align` makes needs so many of x."""
 
-Spectrograms = tuple[Float[Array, "B T F"], ...]
-Lengths = tuple[Int[Array, " B"], ...]
 Recurrence = Callable[..., Float[Array, "B T H"]]
 """Of one or more sequences."""
 
-
-class Span(NamedTuple):
-    """The frames of a sequence from `first` until before `end`: those that a recurrence has not read yet."""
-
-    first: Int[Array, " B"]
-    end: Int[Array, " B"]
+States = tuple[LSTMState, ...]
+"""Of all layers of a recurrence, from below; nothing where it runs both ways, which no recording can go on from."""
 
 
-Spans = tuple[Span, ...]
-"""One for each sequence that a recurrence reads."""
+class Sequences(NamedTuple):
+    """What one recurrence reads frame by frame: one sequence, or the two of the DS-LSTM."""
+
+    values: tuple[Float[Array, "B T F"], ...]
+    mask: Bool[Array, "B T"]
+    """True at the frames that are read."""
+
+    def within(self, first: Int[Array, " B"], end: Int[Array, " B"]) -> "Sequences":
+        """The frames from `first` until before `end` alone are read."""
+        frames = jnp.arange(self.mask.shape[1])[None]
+        return self._replace(mask=self.mask & (frames >= first[:, None]) & (frames < end[:, None]))
 
 
-def frame_mask(
-    lengths: Int[Array, " B"], size: int, span: Span | None = None, whole: bool = False
-) -> Bool[Array, "B T"]:
-    """`length_mask`, and of its valid frames only those in the span, if there is one."""
-    mask = jnp.broadcast_to(length_mask(lengths, size, whole), (lengths.shape[0], size))
-    if span is None:
-        return mask
-    frames = jnp.arange(size)
-    return mask & (frames >= span.first[:, None]) & (frames < span.end[:, None])
+class Read(NamedTuple):
+    """What a recurrence found."""
+
+    summary: Summary
+    """Of its outputs."""
+    states: States
+    """After the last frame."""
 
 
-def shortest_recording(config: Config) -> int:
+def shortest_recording(config: RecognizerConfig) -> int:
     """Samples of which spectrograms that are not stretched give the recurrences one frame; 0 if all are stretched."""
     samples, branch = 0, config.model.spectrogram_branch
     if branch == "none":
@@ -71,12 +74,9 @@ def shortest_recording(config: Config) -> int:
 
 
 def align(
-    x: Float[Array, "B T1 X"],
-    x_lengths: Int[Array, " B"],
-    y: Float[Array, "B T2 Y"],
-    y_lengths: Int[Array, " B"],
-) -> tuple[Float[Array, "B T3 X"], Float[Array, "B T3 Y"], Int[Array, " B"]]:
-    """Brings the two CNNs' sequences to one frame rate (Wang et al. 2020), and says how many frames of it are valid.
+    x: Float[Array, "B T1 X"], x_frames: Frames, y: Float[Array, "B T2 Y"], y_frames: Frames
+) -> tuple[Float[Array, "B T3 X"], Float[Array, "B T3 Y"], Frames]:
+    """Brings the two CNNs' sequences to one frame rate (Wang et al. 2020), and says which frames of it are valid.
 
     T3 = T1 // 2 - 1; x_t is the mean of x's frames 2t, 2t + 1 and 2t + 2; y is cut to T3 frames. The same law gives
     each row's own length; where its y is shorter, so is the result.
@@ -84,7 +84,7 @@ def align(
     Raises:
       ConfigError: x is too short, or has more than two frames for one of y's.
     """
-    steps, lengths = x.shape[1] // 2 - 1, jnp.clip(x_lengths // 2 - 1, 0, y_lengths)
+    steps = x.shape[1] // 2 - 1
     if export.is_symbolic_dim(steps):
         steps = jax.core.min_dim(steps, y.shape[1])
     elif not 1 <= steps <= y.shape[1]:
@@ -93,7 +93,7 @@ def align(
             "two to one; give the first about twice the frames of the second, and at least 20"
         )
     mean = (x[:, 0 : 2 * steps : 2] + x[:, 1 : 2 * steps : 2] + x[:, 2 : 2 * steps + 1 : 2]) / 3
-    return mean, y[:, :steps], lengths
+    return mean, y[:, :steps], x_frames.resized(lambda lengths: jnp.clip(lengths // 2 - 1, 0, y_frames.lengths))
 
 
 def drop_factors(
@@ -135,153 +135,192 @@ def both_ways(
     return jnp.concatenate([forward(*sequences), reverse(backward(*map(reverse, sequences)))], axis=-1)
 
 
-def lstm_layers(
-    name: str,
-    hidden: int,
-    x: Float[Array, "B T F"],
-    mask: Bool[Array, "B T"],
+def stack_layers(config: ModelConfig, layer: Callable[[], nn.Module]) -> dict[str, Any]:
+    """A module for each layer, from below, and where both directions are read one for the way back."""
+    ways = ("", "_reverse") if config.bidirectional else ("",)
+    return {f"{number}{way}": layer() for number in range(config.layers) for way in ways}
+
+
+def read_by_lstm(
+    layers: dict[str, LSTMLayer],
+    sequences: Sequences,
+    states: States | None,
     keys: Key[Array, " B"] | None,
     config: ModelConfig,
     place: int,
-) -> Float[Array, "B T D"]:
-    """The layers from below, called `name`_0 and so on, and the dropout after each, told apart by `place` and so on.
+) -> tuple[Float[Array, "B T D"], States]:
+    """Runs LSTM layers from below, with dropout after each, told apart by `place` and so on.
 
     Returns:
-      The outputs of the last one; D = H or, both ways, 2H.
+      The outputs of the last layer, D = H or, both ways, 2H; and the states of all.
     """
-    rate = config.dropout
-    run = partial(
-        lstm_stack, mask=mask, remat_every=config.remat_every, unroll=config.unroll, backend=config.lstm_backend
-    )
+    ((x,), mask), rate = sequences, config.dropout
+    run = partial(lstm_stack, mask=mask, remat_every=config.remat_every, backend=config.lstm_backend)
     if config.bidirectional:
         for layer in range(config.layers):
-            weights = [LSTMLayer(hidden, name=f"{name}_{layer}{way}")(x.shape[-1]) for way in ("", "_reverse")]
+            weights = [layers[f"{layer}{way}"](x.shape[-1]) for way in ("", "_reverse")]
             forward, backward = ((lambda x, own=own: run([own], x)[0]) for own in weights)
             x = drop(both_ways(forward, backward, mask, x), keys, rate, place + layer)
-        return x
-    widths = [x.shape[-1]] + [hidden] * (config.layers - 1)
-    weights = [LSTMLayer(hidden, name=f"{name}_{layer}")(width) for layer, width in enumerate(widths)]
-    factors = [drop_factors(x, keys, rate, place + layer, hidden) for layer in range(config.layers - 1)]
-    outputs = Carried(name=f"{name}_carried")(lambda initial: run(weights, x, initial=initial, factors=factors))
-    return drop(outputs, keys, rate, place + config.layers - 1)
+        return x, ()
+    widths = [x.shape[-1]] + [layer.hidden for layer in layers.values()]
+    weights = [layer(width) for layer, width in zip(layers.values(), widths, strict=False)]
+    factors = [drop_factors(x, keys, rate, place + number, size) for number, size in enumerate(widths[1:-1])]
+    outputs, after = run(weights, x, initial=states, factors=factors)
+    return drop(outputs, keys, rate, place + config.layers - 1), after
 
 
-def ds_lstm_layers(
-    x: Float[Array, "B T X"],
-    y: Float[Array, "B T Y"],
-    mask: Bool[Array, "B T"],
+def read_by_ds_lstm(
+    layers: dict[str, DSLSTMLayer],
+    sequences: Sequences,
+    states: States | None,
     keys: Key[Array, " B"] | None,
     config: ModelConfig,
-    *,
     train: bool,
-    axis_name: str | None = None,
-) -> Float[Array, "B T D"]:
-    """The layers from below, which all read the same y, and the dropout after each; D as in `lstm_layers`."""
-
-    def make(name: str) -> Recurrence:
-        layer = DSLSTMLayer(
-            config.hidden,
-            remat_every=config.remat_every,
-            unroll=config.unroll,
-            axis_name=axis_name,
-            norm=config.recurrent_norm,
-            name=name,
-        )
-        return partial(layer, mask=mask, train=train)
-
-    for layer in range(config.layers):
-        forward = make(f"ds_lstm_{layer}")
+) -> tuple[Float[Array, "B T D"], States]:
+    """Runs DS-LSTM layers from below, which all read the same y, with dropout after each; as `read_by_lstm`."""
+    ((x, y), mask), after = sequences, []
+    for number in range(config.layers):
+        layer = partial(layers[f"{number}"], mask=mask, train=train)
         if config.bidirectional:
-            x = both_ways(forward, make(f"ds_lstm_{layer}_reverse"), mask, x, y)
+            back = partial(layers[f"{number}_reverse"], mask=mask, train=train)
+            forward, backward = ((lambda *pair, way=way: way(*pair)[0]) for way in (layer, back))
+            x = both_ways(forward, backward, mask, x, y)
         else:
-            x = forward(x, y)
-        x = drop(x, keys, config.dropout, SPECTROGRAM_PLACES + layer)
-    return x
+            x, state = layer(x, y, initial=states[number] if states else None)
+            after.append(state)
+        x = drop(x, keys, config.dropout, SPECTROGRAM_PLACES + number)
+    return x, tuple(after)
 
 
-def classify(classes: int, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:
-    """The branch's last layer."""
-    logits: Float[Array, "B C"] = linear(classes, pooled.shape[-1], "classifier")(pooled)
-    return logits
-
-
-class MFCCBranch(nn.Module):
-    """M_LSTM: LSTM over the MFCC, pooled over the valid frames, linear."""
+class Branch(nn.Module):
+    """What all branches share. Each encodes its features as sequences, and reads each of them by a recurrence."""
 
     classes: int
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(
-        self, mfcc: Float[Array, "B T F"], mask: Bool[Array, "B T"], keys: Key[Array, " B"] | None = None
-    ) -> Float[Array, "B C"]:
-        config = self.config
-        x = lstm_layers("lstm", config.mfcc_hidden, mfcc.astype(config.dtype), mask, keys, config, place=0)
-        return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))
-
-
-class SpectrogramBranch(nn.Module):
-    """What the two branches over spectrograms share: a CNN of its own for each spectrogram."""
-
-    classes: int
-    config: ModelConfig
+    config: RecognizerConfig
     axis_name: str | None = None
     """The devices over which batch statistics are taken."""
-    stretched: bool = False
-    """Whether all frames of a valid row are valid, in all spectrograms."""
 
-    def sequences(
-        self, spectrograms: Spectrograms, lengths: Lengths, train: bool
-    ) -> list[tuple[Float[Array, "B U D"], Int[Array, " B"]]]:
-        """The CNNs' outputs and their lengths, each at its own frame rate."""
-        cnns = [
-            CNN(self.config.channels, kernel, self.axis_name, self.config.dtype, self.stretched, name=f"cnn_{index}")
-            for index, kernel in enumerate(self.config.kernels)
+    def setup(self) -> None:
+        self.classifier = Linear(self.classes)
+
+    def encode(self, features: Features, train: bool) -> tuple[Sequences, ...]:
+        """What the recurrences read."""
+        raise NotImplementedError
+
+    def recur(
+        self,
+        sequences: Sequence[Sequences],
+        states: Sequence[States | None],
+        keys: Key[Array, " B"] | None,
+        train: bool,
+    ) -> tuple[Read, ...]:
+        """What the recurrences found. They go on from `states`, or begin where these are None."""
+        raise NotImplementedError
+
+    def classify(self, summaries: Sequence[Summary]) -> Float[Array, "B C"]:
+        """The logits: all vectors side by side, linear."""
+        return self.classifier(jnp.concatenate([to_vector(summary) for summary in summaries], axis=-1))
+
+
+class MFCCBranch(Branch):
+    """M_LSTM: LSTM over the MFCC, pooled over the valid frames, linear."""
+
+    def setup(self) -> None:
+        super().setup()
+        model = self.config.model
+        self.lstm = stack_layers(model, lambda: LSTMLayer(model.mfcc_hidden))
+        self.pooling = Pooling(model.pooling)
+
+    def encode(self, features: Features, train: bool) -> tuple[Sequences, ...]:  # noqa: ARG002 (no statistics here)
+        mask = length_mask(features.mfcc_lengths, features.mfcc.shape[1])
+        return (Sequences((features.mfcc.astype(self.config.model.dtype),), mask),)
+
+    def recur(
+        self,
+        sequences: Sequence[Sequences],
+        states: Sequence[States | None],
+        keys: Key[Array, " B"] | None,
+        train: bool,  # noqa: ARG002
+    ) -> tuple[Read, ...]:
+        (sequence,), (before,) = sequences, states
+        x, after = read_by_lstm(self.lstm, sequence, before, keys, self.config.model, place=0)
+        return (Read(self.pooling(x, sequence.mask), after),)
+
+
+class SpectrogramBranch(Branch):
+    """What the two branches over spectrograms share: a CNN of its own for each spectrogram."""
+
+    def setup(self) -> None:
+        super().setup()
+        model = self.config.model
+        self.cnn = [CNN(model.channels, kernel, self.axis_name, model.dtype) for kernel in model.kernels]
+
+    def convolve(self, features: Features, train: bool) -> list[tuple[Float[Array, "B U D"], Frames]]:
+        """The CNNs' outputs and which of their frames are valid, each at its own frame rate."""
+        stretched = all(spectrogram.frames for spectrogram in self.config.features.spectrograms)
+        return [
+            cnn(spectrogram, Frames(lengths, whole=stretched), train=train)
+            for cnn, spectrogram, lengths in zip(
+                self.cnn, features.spectrograms, features.spectrogram_lengths, strict=True
+            )
         ]
-        return [cnn(*rows, train=train) for cnn, *rows in zip(cnns, spectrograms, lengths, strict=True)]
-
-    def mask(self, lengths: Int[Array, " B"], steps: int, spans: Spans | None, index: int) -> Bool[Array, "B T"]:
-        """Of the `index`-th sequence that a recurrence reads."""
-        return frame_mask(lengths, steps, None if spans is None else spans[index], self.stretched)
 
 
 class CNNLSTMBranch(SpectrogramBranch):
     """CNN-LSTM: an LSTM over each CNN's sequence, pooled over time; the vectors side by side, linear."""
 
-    @nn.compact
-    def __call__(
+    def setup(self) -> None:
+        super().setup()
+        model = self.config.model
+        for index in range(len(model.kernels)):
+            setattr(self, f"lstm_{index}", stack_layers(model, lambda: LSTMLayer(model.hidden)))
+        self.pooling = [Pooling(model.pooling) for _ in model.kernels]
+
+    def encode(self, features: Features, train: bool) -> tuple[Sequences, ...]:
+        return tuple(Sequences((x,), _frame_mask(frames, x)) for x, frames in self.convolve(features, train))
+
+    def recur(
         self,
-        spectrograms: Spectrograms,
-        lengths: Lengths,
-        keys: Key[Array, " B"] | None = None,
-        spans: Spans | None = None,
-        *,
-        train: bool,
-    ) -> Float[Array, "B C"]:
-        pooled, config = [], self.config
-        for index, (x, valid) in enumerate(self.sequences(spectrograms, lengths, train)):
-            mask = self.mask(valid, x.shape[1], spans, index)
-            place = SPECTROGRAM_PLACES * (1 + index)
-            x = lstm_layers(f"lstm_{index}", config.hidden, x, mask, keys, config, place)
-            pooled.append(Pooling(config.pooling, name=f"pooling_{index}")(x, mask))
-        return classify(self.classes, jnp.concatenate(pooled, axis=-1))
+        sequences: Sequence[Sequences],
+        states: Sequence[States | None],
+        keys: Key[Array, " B"] | None,
+        train: bool,  # noqa: ARG002
+    ) -> tuple[Read, ...]:
+        found = []
+        for index, (sequence, before) in enumerate(zip(sequences, states, strict=True)):
+            layers, place = getattr(self, f"lstm_{index}"), SPECTROGRAM_PLACES * (1 + index)
+            x, after = read_by_lstm(layers, sequence, before, keys, self.config.model, place)
+            found.append(Read(self.pooling[index](x, sequence.mask), after))
+        return tuple(found)
 
 
 class DSLSTMBranch(SpectrogramBranch):
     """M_DS-LSTM: the two sequences aligned, then DS-LSTM layers that all read the same y; pooling, linear."""
 
-    @nn.compact
-    def __call__(
+    def setup(self) -> None:
+        super().setup()
+        model = self.config.model
+        self.ds_lstm = stack_layers(
+            model, lambda: DSLSTMLayer(model.hidden, model.remat_every, self.axis_name, model.recurrent_norm)
+        )
+        self.pooling = Pooling(model.pooling)
+
+    def encode(self, features: Features, train: bool) -> tuple[Sequences, ...]:
+        (x, x_frames), (y, y_frames) = self.convolve(features, train)
+        x, y, frames = align(x, x_frames, y, y_frames)
+        return (Sequences((x, y), _frame_mask(frames, x)),)
+
+    def recur(
         self,
-        spectrograms: Spectrograms,
-        lengths: Lengths,
-        keys: Key[Array, " B"] | None = None,
-        spans: Spans | None = None,
-        *,
+        sequences: Sequence[Sequences],
+        states: Sequence[States | None],
+        keys: Key[Array, " B"] | None,
         train: bool,
-    ) -> Float[Array, "B C"]:
-        (x, x_lengths), (y, y_lengths) = self.sequences(spectrograms, lengths, train)
-        x, y, valid = align(x, x_lengths, y, y_lengths)
-        mask = self.mask(valid, x.shape[1], spans, 0)
-        x = ds_lstm_layers(x, y, mask, keys, self.config, train=train, axis_name=self.axis_name)
-        return classify(self.classes, Pooling(self.config.pooling, name="pooling")(x, mask))
+    ) -> tuple[Read, ...]:
+        (sequence,), (before,) = sequences, states
+        x, after = read_by_ds_lstm(self.ds_lstm, sequence, before, keys, self.config.model, train)
+        return (Read(self.pooling(x, sequence.mask), after),)
+
+
+def _frame_mask(frames: Frames, x: Float[Array, "B T F"]) -> Bool[Array, "B T"]:
+    return jnp.broadcast_to(frames.mask(x.shape[1]), x.shape[:2])

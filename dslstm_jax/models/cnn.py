@@ -1,5 +1,7 @@
 """The CNN over one spectrogram: twice convolution, batch norm, ReLU, max-pool (Wang et al. 2020, figure 2)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.params import BatchNorm, torch_uniform
 from dslstm_jax.ops.convolution import block_size, convolution_block
+from dslstm_jax.ops.masking import Frames
 
 
 class Convolution(nn.Module):
@@ -34,18 +37,16 @@ class CNN(nn.Module):
     """The devices over which batch statistics are taken."""
     dtype: str = "float32"
     """Of the layers' outputs."""
-    stretched: bool = False
-    """Whether each spectrogram has all T frames or none, which is faster to know in advance."""
 
     @nn.compact
     def __call__(
-        self, spectrogram: Float[Array, "B T F"], lengths: Int[Array, " B"], *, train: bool
-    ) -> tuple[Float[Array, "B U D"], Int[Array, " B"]]:
+        self, spectrogram: Float[Array, "B T F"], frames: Frames, *, train: bool
+    ) -> tuple[Float[Array, "B U D"], Frames]:
         """Convolves the valid frames of each row; `convolution_block` says more.
 
         Returns:
-          Channels and frequency flattened into one vector a frame, channel-major (as in the authors' code); and how
-          many of each row's frames are valid: `block_size` of `lengths` for each layer.
+          Channels and frequency flattened into one vector a frame, channel-major (as in the authors' code); and which
+          frames of it are valid: `block_size` of the lengths for each layer.
 
         Raises:
           ConfigError: the spectrogram is too small for so many layers.
@@ -63,17 +64,20 @@ class CNN(nn.Module):
             scale, shift, running = BatchNorm(name=f"batch_norm_{layer}")(channels)
             x, statistics = convolution_block(
                 x,
-                lengths,
+                frames,
                 kernel,
                 bias,
                 scale,
                 shift,
                 running.value,
                 train=train,
-                whole=self.stretched,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
             )
             running.update(statistics)
-            lengths = jnp.maximum(block_size(lengths, self.kernel[1]), 0)
-        return x.swapaxes(2, 3).reshape(*x.shape[:2], -1), lengths
+            frames = frames.resized(partial(_block_lengths, kernel=self.kernel[1]))
+        return x.swapaxes(2, 3).reshape(*x.shape[:2], -1), frames
+
+
+def _block_lengths(lengths: Int[Array, " B"], kernel: int) -> Int[Array, " B"]:
+    return jnp.maximum(block_size(lengths, kernel), 0)

@@ -16,9 +16,6 @@ from dslstm_jax.recurrence.lstm_cell import LSTMState, LSTMWeights
 
 Initializer = Callable[..., jax.Array]
 
-CARRIED = "carried"
-"""Linen's collection of what parts of one recording hand on; see `Carried`."""
-
 GATE_SCALE = 0.1
 """Initial scale of the recurrent batch norm (Cooijmans et al. 2017, as in the authors' code)."""
 
@@ -93,22 +90,6 @@ class Normalization(nn.Module):
         return zero_padding(x, mask)
 
 
-class Carried(nn.Module):
-    """What is carried through time from one part of a recording to the next, in the collection CARRIED.
-
-    That is for a caller who lets the collection change. All others give whole recordings, and nothing is kept.
-    """
-
-    @nn.compact
-    def __call__(self, compute: Callable[[Any], tuple[Any, Any]]) -> Any:
-        """The outputs of `compute(before)`, which gives (outputs, after); before is None where nothing was."""
-        if self.is_initializing() or not self.is_mutable_collection(CARRIED):
-            return compute(None)[0]
-        outputs, after = compute(self.get_variable(CARRIED, "state"))
-        self.put_variable(CARRIED, "state", after)
-        return outputs
-
-
 class LSTMLayer(nn.Module):
     """Owns the weights of one layer of `lstm_stack`."""
 
@@ -130,15 +111,21 @@ class DSLSTMLayer(nn.Module):
 
     hidden: int
     remat_every: int = 0
-    unroll: int = 1
     axis_name: str | None = None
     """The devices over which the batch's statistics are taken."""
     norm: Norm = "step"
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T X"], y: Float[Array, "B T Y"], mask: Bool[Array, "B T"], *, train: bool
-    ) -> Float[Array, "B T H"]:
+        self,
+        x: Float[Array, "B T X"],
+        y: Float[Array, "B T Y"],
+        mask: Bool[Array, "B T"],
+        initial: LSTMState | None = None,
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "B T H"], LSTMState]:
+        """The outputs, and the state after each row's last valid frame."""
         size, (steps, from_x), from_y = self.hidden, x.shape[1:], y.shape[2]
         # Each column's fan-in: the gates read x, y and h; the candidates x and h, or y and h.
         gates, time, frequency = from_x + from_y + size, from_x + size, from_y + size
@@ -162,33 +149,35 @@ class DSLSTMLayer(nn.Module):
             output_statistics = RunningStatistics(self, "output", (size,))
             statistics = DSLSTMStatistics(gate_statistics.value, output_statistics.value)
 
-        def run(initial: LSTMState | None) -> tuple[tuple[Float[Array, "B T H"], DSLSTMStatistics | None], LSTMState]:
-            outputs, final, after = ds_lstm(
-                weights,
-                x,
-                y,
-                mask,
-                initial,
-                statistics=statistics,
-                train=train,
-                norm=self.norm,
-                axis_name=self.axis_name,
-                remat_every=self.remat_every,
-                unroll=self.unroll,
-            )
-            return (outputs, after), final
-
-        outputs, statistics = Carried(name="carried")(run)
+        outputs, final, statistics = ds_lstm(
+            weights,
+            x,
+            y,
+            mask,
+            initial,
+            statistics=statistics,
+            train=train,
+            norm=self.norm,
+            axis_name=self.axis_name,
+            remat_every=self.remat_every,
+        )
         if statistics is not None:
             gate_statistics.update(statistics.gates)
             output_statistics.update(statistics.output)
-        return outputs
+        return outputs, final
 
     def affine(self, name: str, initial: float, size: int) -> Any:
         """A scale or shift, or None where nothing is normalized."""
         return None if self.norm == "none" else self.param(name, nn.initializers.constant(initial), (size,))
 
 
-def linear(features: int, fan_in: int, name: str) -> nn.Dense:
+class Linear(nn.Module):
     """PyTorch's nn.Linear."""
-    return nn.Dense(features, kernel_init=torch_uniform(fan_in), bias_init=torch_uniform(fan_in), name=name)
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        initializer = torch_uniform(x.shape[-1])
+        kernel = self.param("kernel", initializer, (x.shape[-1], self.features))
+        return x @ kernel + self.param("bias", initializer, (self.features,))[None]

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dslstm_jax.models.params import Carried, torch_uniform
+from dslstm_jax.models.params import torch_uniform
 from dslstm_jax.ops.masking import masked_mean, zero_padding
 from dslstm_jax.ops.normalization import masked_moments
+from dslstm_jax.ops.promotion import wide_type
 
 SMALLEST_DEVIATION = 1e-5
 """What deviates less is taken for constant: 0, and no gradient, which would be that of rounding errors."""
@@ -49,8 +50,18 @@ def combine(before: Summary, after: Summary) -> Summary:
     return Summary(total, before.mean + share * difference, variance, largest)
 
 
+def to_vector(summary: Summary) -> Float[Array, "B D"]:
+    """The mean or, where the summary has a variance, mean and standard deviation side by side. 0 in rows without a
+    valid frame."""
+    mean, variance = summary.mean, summary.variance
+    if variance is None:
+        return mean
+    moving = variance > SMALLEST_DEVIATION**2
+    return jnp.concatenate([mean, jnp.where(moving, jnp.sqrt(jnp.where(moving, variance, 1)), 0)], axis=-1)
+
+
 class Pooling(nn.Module):
-    """Sequences to vectors, over the valid frames only; float32 at least.
+    """Sums sequences up over their valid frames; `to_vector` makes a vector of each. float32 at least.
 
     * mean: the mean of the frames. D = H.
     * attention: sum_t a_t h_t, where a is the softmax over the valid frames of the scores v . tanh(W h_t + b); W is
@@ -62,38 +73,24 @@ class Pooling(nn.Module):
     kind: Literal["mean", "attention", "statistics"] = "mean"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-        """The vectors; 0 in rows without a valid frame. Padded frames may hold anything, NaN too."""
-        new = self.summarize(x, mask)
-
-        def add(before: Summary | None) -> tuple[Summary, Summary]:
-            summary = new if before is None else combine(before, new)
-            return summary, summary
-
-        _, mean, variance, _ = Carried(name="carried")(add)
-        if variance is None:
-            return mean
-        moving = variance > SMALLEST_DEVIATION**2
-        return jnp.concatenate([mean, jnp.where(moving, jnp.sqrt(jnp.where(moving, variance, 1)), 0)], axis=-1)
-
-    def summarize(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Summary:
-        """The valid frames of a part of a recording."""
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        count = mask.sum(axis=1, keepdims=True).astype(wide)
+    def __call__(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Summary:
+        """The summary of the valid frames. Padded frames may hold anything, NaN too."""
+        wide = wide_type(x.dtype)
         if self.kind == "attention":
-            return self.attend(zero_padding(x, mask), mask)
+            return self._attend(zero_padding(x, mask), mask)
+        count = mask.sum(axis=1, keepdims=True).astype(wide)
         if self.kind == "statistics":
             return Summary(count, *masked_moments(x.astype(wide), mask[..., None], (1,)).statistics)
         return Summary(count, masked_mean(x, mask))
 
-    def attend(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Summary:
+    def _attend(self, x: Float[Array, "B T H"], mask: Bool[Array, "B T"]) -> Summary:
         """`x` is 0 at padded frames."""
         size = x.shape[-1]
-        initializer, wide = torch_uniform(size), jnp.promote_types(x.dtype, jnp.float32)
+        initializer, wide = torch_uniform(size), wide_type(x.dtype)
         kernel = self.param("score_kernel", initializer, (size, size)).astype(x.dtype)
         bias, vector = (self.param(name, initializer, (size,)) for name in ("score_bias", "score_vector"))
         products = jnp.matmul(x, kernel, preferred_element_type=wide)
-        scores = jnp.tanh(products + bias) @ vector
+        scores = jnp.tanh(products + bias[None, None]) @ vector
         # A row without a valid frame would be divided by 0.
         weights = jax.nn.softmax(scores, axis=1, where=mask | ~mask.any(axis=1, keepdims=True))
         mean = jnp.einsum("bt,bth->bh", weights, x)

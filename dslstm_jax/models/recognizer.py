@@ -1,30 +1,37 @@
 """The recognizer: the branches a config names, and the average of their logits."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from dslstm_jax.config import Config, ModelConfig
+from dslstm_jax.config import RecognizerConfig
 from dslstm_jax.features import Features, blank_features, extract_features
-from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms
 from dslstm_jax.features.trimming import trim
 from dslstm_jax.models.branches import (
+    Branch,
     CNNLSTMBranch,
     DSLSTMBranch,
     MFCCBranch,
-    Span,
-    Spans,
-    frame_mask,
+    Read,
+    Sequences,
+    States,
     shortest_recording,
 )
-from dslstm_jax.models.params import CARRIED, Normalization
+from dslstm_jax.models.params import Normalization
+from dslstm_jax.models.pooling import Summary
 from dslstm_jax.ops.masking import length_mask
+
+T = TypeVar("T")
 
 Variables = dict[str, Any]
 """Linen's collections `params` and `batch_stats`."""
+
+SPECTROGRAM_WEIGHT = 0.5
+"""p in logits = p logits_spectrogram + (1 - p) logits_mfcc, where both branches exist (Wang et al. 2020)."""
 
 
 class BranchLogits(NamedTuple):
@@ -37,66 +44,97 @@ class BranchLogits(NamedTuple):
 class Recognizer(nn.Module):
     """Features to the logits of each branch; a row without MFCC frames is padding and disturbs no other row.
 
-    With model.dtype bfloat16, products and activations are bfloat16; weights, statistics, states, logits float32.
+    It works in three stages: `encode`, `recur`, `classify`. Streams call them one by one, all others call the
+    recognizer. With model.dtype bfloat16, products and activations are bfloat16; weights, statistics, states, logits
+    float32.
     """
 
-    config: ModelConfig
+    config: RecognizerConfig
     classes: int
     axis_name: str | None = None
-    stretched: bool = False
-    """Whether all spectrograms are stretched, which is faster to know in advance."""
+    """The devices over which batch statistics are taken."""
 
-    @nn.compact
+    def setup(self) -> None:
+        config, model = self.config, self.config.model
+        if model.spectrogram_branch != "none":
+            kind = DSLSTMBranch if model.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
+            self.spectrogram_branch = kind(self.classes, config, self.axis_name)
+            for index in range(len(config.features.spectrograms)):
+                setattr(self, f"spectrogram_{index}_normalization", Normalization(model.normalize, self.axis_name))
+        if model.mfcc_branch:
+            self.mfcc_branch = MFCCBranch(self.classes, config, self.axis_name)
+            self.mfcc_normalization = Normalization(model.normalize, self.axis_name)
+
     def __call__(
-        self, features: Features, keys: Key[Array, " B"] | None = None, spans: Spans | None = None, *, train: bool
+        self, features: Features, keys: Key[Array, " B"] | None = None, *, train: bool
     ) -> tuple[BranchLogits, ...]:
         """The branches' logits.
 
         Args:
-          features: of the recordings, or of parts of them.
-          keys: one for each utterance, for dropout.
-          spans: the frames that the recurrences read, of the spectrograms first and then of the MFCC; None: all. With
-            the collection CARRIED, which the caller must let change, they go on from where the last part ended.
+          features: of the recordings.
+          keys: one for each utterance, for dropout; None: no dropout.
           train: use and update the batch's statistics.
         """
-        config, branches = self.config, []
-        features = self.normalize(features, train)
-        both = config.mfcc_branch and config.spectrogram_branch != "none"
-        if config.spectrogram_branch != "none":
-            kind = DSLSTMBranch if config.spectrogram_branch == "ds_lstm" else CNNLSTMBranch
-            spectrogram_branch = kind(self.classes, config, self.axis_name, self.stretched, name="spectrogram_branch")
-            logits = spectrogram_branch(features.spectrograms, features.spectrogram_lengths, keys, spans, train=train)
-            branches.append(BranchLogits(logits, config.spectrogram_weight if both else 1.0))
-        if config.mfcc_branch:
-            mfcc_branch = MFCCBranch(self.classes, config, name="mfcc_branch")
-            mask = frame_mask(features.mfcc_lengths, features.mfcc.shape[1], None if spans is None else spans[-1])
-            logits = mfcc_branch(features.mfcc, mask, keys)
-            branches.append(BranchLogits(logits, 1 - config.spectrogram_weight if both else 1.0))
-        return tuple(branches)
+        found = self.recur(self.encode(features, train=train), keys=keys, train=train)
+        return self.classify([read.summary for read in found])
 
-    def normalize(self, features: Features, train: bool) -> Features:
-        """Mean 0 and deviation 1, as config.normalize says."""
+    def encode(self, features: Features, *, train: bool = False) -> tuple[Sequences, ...]:
+        """What the recurrences read: of the spectrograms first, then of the MFCC."""
+        features = self._normalize(features, train)
+        return tuple(sequence for branch in self._branches for sequence in branch.encode(features, train))
+
+    def recur(
+        self,
+        sequences: Sequence[Sequences],
+        states: Sequence[States] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Read, ...]:
+        """Reads the sequences, from their first frame or on from `states`, where an earlier part of them ended."""
+        begun = [None] * len(sequences) if states is None else states
+        pairs = zip(self._branches, self._by_branch(sequences), self._by_branch(begun), strict=True)
+        return tuple(read for branch, own, before in pairs for read in branch.recur(own, before, keys, train))
+
+    def classify(self, summaries: Sequence[Summary]) -> tuple[BranchLogits, ...]:
+        """The branches' logits, of the summaries of what was read."""
+        both = len(self._branches) == 2
+        weights = (SPECTROGRAM_WEIGHT, 1 - SPECTROGRAM_WEIGHT) if both else (1.0,)
+        return tuple(
+            BranchLogits(branch.classify(own), weight)
+            for branch, own, weight in zip(self._branches, self._by_branch(summaries), weights, strict=True)
+        )
+
+    @property
+    def _branches(self) -> tuple[Branch, ...]:
+        model = self.config.model
+        spectrogram = (self.spectrogram_branch,) if model.spectrogram_branch != "none" else ()
+        return (*spectrogram, *((self.mfcc_branch,) if model.mfcc_branch else ()))
+
+    def _by_branch(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        """One item a sequence, dealt to the branches that read them: the MFCC's is the last one."""
+        of_spectrograms = len(items) - self.config.model.mfcc_branch
+        parts = (items[:of_spectrograms], items[of_spectrograms:])
+        return (part for part in parts if part)
+
+    def _normalize(self, features: Features, train: bool) -> Features:
+        """Mean 0 and deviation 1, as model.normalize says."""
 
         def of(x: Float[Array, "B T F"], lengths: Int[Array, " B"], name: str) -> Float[Array, "B T F"]:
-            normalization = Normalization(self.config.normalize, self.axis_name, name=f"{name}_normalization")
-            return normalization(x, length_mask(lengths, x.shape[1]), train=train)
+            normalization = getattr(self, f"{name}_normalization")
+            normalized: Float[Array, "B T F"] = normalization(x, length_mask(lengths, x.shape[1]), train=train)
+            return normalized
 
         mfcc, spectrograms = features.mfcc, features.spectrograms
-        if self.config.mfcc_branch:
+        if self.config.model.mfcc_branch:
             mfcc = of(mfcc, features.mfcc_lengths, "mfcc")
-        if self.config.spectrogram_branch != "none":
+        if self.config.model.spectrogram_branch != "none":
             pairs = zip(spectrograms, features.spectrogram_lengths, strict=True)
             spectrograms = tuple(of(*pair, f"spectrogram_{index}") for index, pair in enumerate(pairs))
         return features._replace(mfcc=mfcc, spectrograms=spectrograms)
 
 
-def make_recognizer(config: Config, classes: int, axis_name: str | None = None) -> Recognizer:
-    """The recognizer of a config, for its own features."""
-    stretched = all(spectrogram.frames for spectrogram in config.features.spectrograms)
-    return Recognizer(config.model, classes, axis_name, stretched)
-
-
-def features_for(waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: Config) -> Features:
+def features_for(waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], config: RecognizerConfig) -> Features:
     """`extract_features`, as long as the config's model needs them."""
     return extract_features(waveforms, lengths, config.features, shortest_recording(config))
 
@@ -112,85 +150,38 @@ def forward(
     waveforms: Float[Array, "B N"],
     lengths: Int[Array, " B"],
     *,
-    config: Config,
+    config: RecognizerConfig,
     train: bool = False,
     keys: Key[Array, " B"] | None = None,
     axis_name: str | None = None,
 ) -> tuple[tuple[BranchLogits, ...], Variables]:
-    """Waveforms to the branches' logits: the one way through the system for training, evaluation and prediction.
+    """Waveforms to the branches' logits: the one way through the system for evaluation and prediction.
+
+    The train step goes the same way, and changes waveforms and features on it (`features.augmentation`).
 
     Args:
       variables: the recognizer's weights and running statistics.
       waveforms: samples in [-1, 1] at config.features.sample_rate, valid up to `lengths`.
       lengths: samples of each waveform; a row of length 0 is padding.
-      config: features, model and, with keys, augmentation.
+      config: features and model.
       train: use the batch's statistics and return the updated running ones.
-      keys: one for each utterance: augment as config.augmentation says (mixup, which needs the targets, is the train
-        step's), and drop units as model.dropout says. None: neither.
+      keys: one for each utterance: drop units as model.dropout says. None: no dropout.
       axis_name: the devices over which the batch's statistics are taken.
 
     Returns:
       Each branch's logits, and the collection `batch_stats` after this batch.
     """
-    waveforms, lengths = trim(waveforms, lengths, config.features.trim)
-    if keys is not None:
-        waveforms, lengths = augment_waveforms(keys, waveforms, lengths, config.augmentation)
-    features = features_for(waveforms, lengths, config)
-    if keys is not None:
-        features = augment_spectrograms(keys, features, config.augmentation)
-    branches, updated = make_recognizer(config, count_classes(variables), axis_name).apply(
+    features = features_for(*trim(waveforms, lengths, config.features.trim), config)
+    branches, updated = Recognizer(config, count_classes(variables), axis_name).apply(
         variables, features, keys, train=train, mutable=["batch_stats"]
     )
     return branches, updated.get("batch_stats", {})
 
 
-class Part(NamedTuple):
-    """A cut-out of each recording of a batch, for one of the sequences that the recurrences read."""
-
-    waveforms: Float[Array, "B N"]
-    """Samples in [-1, 1], valid up to `lengths`."""
-    lengths: Int[Array, " B"]
-    span: Span
-    """Frames of the sequence that are new, and the same as in the whole recording."""
-
-
-def forward_parts(
-    variables: Variables, carried: Variables, parts: tuple[Part, ...], *, config: Config
-) -> tuple[tuple[BranchLogits, ...], Variables]:
-    """`forward` of a recording that is given part by part: the logits of what has been seen of it so far.
-
-    Args:
-      variables: the recognizer's weights and running statistics.
-      carried: what the last call gave; zeros before the first, or nothing.
-      parts: one for each of `receptive_fields`.
-      config: features and model.
-
-    Returns:
-      Each branch's logits, and the collection CARRIED for the next call.
-    """
-    found = [extract_features(part.waveforms, part.lengths, config.features) for part in parts]
-    together = config.model.spectrogram_branch != "lstm"
-    sources = [found[0 if together else index] for index in range(len(config.features.spectrograms))]
-    features = Features(
-        found[-1].mfcc,
-        found[-1].mfcc_lengths,
-        tuple(source.spectrograms[index] for index, source in enumerate(sources)),
-        tuple(source.spectrogram_lengths[index] for index, source in enumerate(sources)),
-    )
-    branches, updated = make_recognizer(config, count_classes(variables)).apply(
-        {**variables, CARRIED: carried},
-        features,
-        spans=tuple(part.span for part in parts),
-        train=False,
-        mutable=[CARRIED],
-    )
-    return branches, updated[CARRIED]
-
-
-def _initialize(key: jax.Array, config: Config, classes: int) -> Variables:
+def _initialize(key: jax.Array, config: RecognizerConfig, classes: int) -> Variables:
     # Weights have the shapes that the features ask for, whatever is in them.
     features = blank_features(max(config.features.sample_rate, shortest_recording(config)), config.features)
-    return dict(make_recognizer(config, classes).init(key, features, train=False))
+    return dict(Recognizer(config, classes).init(key, features, train=False))
 
 
 def _initializer(compiler_options: dict[str, Any] | None = None) -> Any:
@@ -198,22 +189,17 @@ def _initializer(compiler_options: dict[str, Any] | None = None) -> Any:
     return jax.jit(_initialize, static_argnames=("config", "classes"), compiler_options=compiler_options)
 
 
-def _what_shapes(config: Config) -> Config:
-    """Runs that differ elsewhere share what was traced, and the program."""
-    return Config(features=config.features, model=config.model)
-
-
-def initialize(key: jax.Array, config: Config, classes: int) -> Variables:
+def initialize(key: jax.Array, config: RecognizerConfig, classes: int) -> Variables:
     """New weights, drawn as PyTorch draws them; the same for the same key on any machine."""
     # Drawing the numbers is quick and compiling the drawing is not: on a CPU most of it is LLVM's optimizer.
     hurry = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    variables: Variables = _initializer(hurry)(key, config=_what_shapes(config), classes=classes)
+    variables: Variables = _initializer(hurry)(key, config=config, classes=classes)
     return variables
 
 
-def variable_shapes(config: Config, classes: int) -> Variables:
+def variable_shapes(config: RecognizerConfig, classes: int) -> Variables:
     """Shapes and types of the variables; nothing is computed."""
-    shapes: Variables = _initializer().eval_shape(jax.random.key(0), config=_what_shapes(config), classes=classes)
+    shapes: Variables = _initializer().eval_shape(jax.random.key(0), config=config, classes=classes)
     return shapes
 
 

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
-from dslstm_jax.ops.masking import length_mask
+from dslstm_jax.ops.masking import Frames
 from dslstm_jax.ops.normalization import (
     EPSILON,
     Moments,
@@ -33,6 +33,7 @@ from dslstm_jax.ops.normalization import (
     sum_over_devices,
     update_running,
 )
+from dslstm_jax.ops.promotion import to_rank, wide_type
 from dslstm_jax.ops.row_by_row import row_by_row
 
 PHASES = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -97,7 +98,7 @@ def _first_maximum(
     for index, phase in enumerate(phases[1:], start=1):
         first = jnp.where(phase > largest, jnp.uint8(index), first)
         largest = jnp.maximum(largest, phase)
-    shifted = jnp.where(valid[:, :, None, None], largest + shift, 0)
+    shifted = jnp.where(valid[:, :, None, None], largest + to_rank(shift, 4), 0)
     return jax.nn.relu(shifted), jnp.where(shifted > 0, first, jnp.uint8(CLOSED))
 
 
@@ -123,7 +124,7 @@ def _pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//2 D"]) -> tup
     windows = np.zeros((2, 1, 2, 1), np.uint8)
     for phase, (t, f) in enumerate(PHASES):
         windows[t, 0, f] = phase
-    chosen = first[:, :, None, :, None] == windows
+    chosen = first[:, :, None, :, None] == windows[None, None]
     of_even = jnp.where(chosen, of_outputs[:, :, None, :, None], 0).reshape(rows, 2 * time, 2 * frequency, channels)
     of_x = jnp.pad(of_even, [(0, size - even) for size, even in zip(x.shape, of_even.shape, strict=True)])
     return of_x, jnp.where(first < CLOSED, of_outputs, 0).sum((0, 1, 2)), None
@@ -166,6 +167,7 @@ def _convolve_and_pool_forward(
 ) -> tuple[Any, Any]:
     weights = kernel.reshape(-1, kernel.shape[-1])
     taps = [_phases(tap) for tap in _taps(padded, kernel.shape[:2])]
+    weights = weights[:, None, None, None]
     phases = [
         reduce(operator.add, (tap[..., None] * weight for tap, weight in zip(phase, weights, strict=True)))
         for phase in zip(*taps, strict=True)
@@ -185,8 +187,8 @@ def _convolve_and_pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//
 
     def spread(first: UInt8[Array, "U//2 G//2 D"], of_row: Float[Array, "U//2 G//2 D"]) -> Float[Array, "4*P D"]:
         """The gradient of the convolution, phase by phase."""
-        chosen = first.reshape(-1, channels) == jnp.arange(len(PHASES), dtype=jnp.uint8)[:, None, None]
-        return jnp.where(chosen, of_row.reshape(-1, channels), 0).reshape(-1, channels)
+        chosen = first.reshape(1, -1, channels) == jnp.arange(len(PHASES), dtype=jnp.uint8)[:, None, None]
+        return jnp.where(chosen, of_row.reshape(1, -1, channels), 0).reshape(-1, channels)
 
     def of_weights(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "K+1 D"]:
         """The gradients of the kernel and, by a patch of ones, of the shift."""
@@ -209,9 +211,8 @@ _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backwar
 def _convolution_moments(
     padded: Float[Array, "B T+ F+"],
     kernel: Float[Array, "t f D"],
-    lengths: Int[Array, " B"],
+    convolved: Frames,
     axis_name: str | None,
-    whole: bool,
 ) -> Moments:
     """Moments of the convolution over its valid positions, from those of the patches under the kernel; rows of length
     0 are 0.
@@ -222,22 +223,22 @@ def _convolution_moments(
     weights = kernel.reshape(-1, kernel.shape[-1])
     weights = jnp.concatenate([weights.sum(0, keepdims=True), weights[1:]])
     time, frequency = (size - taps + 1 for size, taps in zip(padded.shape[1:], kernel.shape[:2], strict=True))
-    valid = length_mask(lengths, time, whole)
+    valid = convolved.mask(time)
 
     def products(row: Float[Array, "T+ F+"], valid: Bool[Array, "1|U"]) -> Float[Array, "K+1 K+1"]:
         patches = _patches(row, kernel.shape[:2])
         first, others = patches[:1], patches[1:]
         basis = jnp.concatenate([first, others - first, jnp.ones_like(first)])
-        if not whole:
+        if not convolved.whole:
             basis = jnp.where(valid[:, None], basis, 0)
         basis = basis.reshape(len(patches) + 1, -1)
         return jnp.dot(basis, basis.T, precision="highest")
 
-    size = jnp.sum(valid, dtype=padded.dtype) * np.int64(time // valid.shape[1] * frequency)
+    size = jnp.sum(valid, dtype=padded.dtype) * padded.dtype.type(time // valid.shape[1] * frequency)
     sums, size = sum_over_devices((row_by_row(products, padded, valid).sum(0), size), axis_name)
     divisor = jnp.maximum(size, 1)
     patch_mean = sums[:-1, -1] / divisor
-    covariance = sums[:-1, :-1] / divisor - patch_mean[:, None] * patch_mean
+    covariance = sums[:-1, :-1] / divisor - patch_mean[:, None] * patch_mean[None]
     mean = jnp.dot(patch_mean, weights, precision="highest")
     variance = jnp.sum(weights * jnp.dot(covariance, weights, precision="highest"), axis=0)
     return Moments(Statistics(mean, jnp.maximum(variance, 0)), size[None])
@@ -258,7 +259,7 @@ def _convolve_by_products(x: Float[Array, "B T F C"], kernel: Float[Array, "t f 
     matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
 
     def of_row(row: Float[Array, "T F C"]) -> Float[Array, "U G D"]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = wide_type(x.dtype)
         products = jnp.dot(row.reshape(-1, channels), matrix, preferred_element_type=wide)
         products = products.reshape(1, *row.shape[:2], -1, to_channels)
         taps = _taps(_pad(products, _edges(sizes)), sizes)
@@ -308,7 +309,7 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 def convolution_block(
     x: Float[Array, "B T F C"],
-    lengths: Int[Array, " B"],
+    frames: Frames,
     kernel: Float[Array, "t f C D"],
     bias: Float[Array, " D"],
     scale: Float[Array, " D"],
@@ -316,7 +317,6 @@ def convolution_block(
     running: Statistics,
     *,
     train: bool,
-    whole: bool = False,
     axis_name: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "B U G D"], Statistics]:
@@ -328,8 +328,7 @@ def convolution_block(
     Args:
       x: spectrograms in decibels, or what a block made of them. Products of many channels take x's type; sums,
         statistics and what is over one channel are float32 at least.
-      lengths: valid frames of each row, which come first; 0 for a row that is padding. Others may hold anything, NaN
-        too.
+      frames: the valid frames of each row; none in a row that is padding. Others may hold anything, NaN too.
       kernel: of the convolution, whose stride is 1; zeros surround x, floor((k - 1) / 2) on each side.
       bias: of the convolution. In training the batch norm takes it out again, and its gradient is exactly 0.
       scale: of the batch norm.
@@ -337,7 +336,6 @@ def convolution_block(
       running: statistics of the convolution before this batch.
       train: normalize by the batch's statistics (over all positions, those too that the pool leaves out) and update
         the running ones.
-      whole: the caller knows that each length is T or 0, which saves some work.
       axis_name: the mapped axis of the devices among which the batch's rows are divided.
       dtype: of the outputs; x's if None.
 
@@ -346,26 +344,27 @@ def convolution_block(
       each row's outputs the first `block_size(length, t)` are valid and the others 0.
     """
     time, taps = x.shape[1], kernel.shape[0]
-    convolved_lengths = _convolved_size(lengths, taps)
-    frames = length_mask(lengths, time, whole)[:, :, None, None]
-    valid = length_mask(block_size(lengths, taps), block_size(time, taps), whole)
-    x = jnp.where(frames, x, 0)
-    dtype, wide = dtype or x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    convolved_frames = frames.resized(lambda lengths: _convolved_size(lengths, taps))
+    read = frames.mask(time)[:, :, None, None]
+    valid = frames.resized(lambda lengths: block_size(lengths, taps)).mask(block_size(time, taps))
+    x = jnp.where(read, x, 0)
+    dtype, wide = dtype or x.dtype, wide_type(x.dtype)
     one_channel, level = x.shape[-1] == 1, jnp.zeros((), wide)
     if one_channel:
         x, kernel = x.astype(wide), kernel.astype(wide)
         padded, weights = _pad(x[..., 0], _edges(kernel.shape[:2])), kernel[:, :, 0]
         if train:
             # Decibels are far from 0. Their level cancels out, but its rounding errors would not.
-            level = lax.stop_gradient(masked_moments(x, frames, (0, 1, 2), axis_name).statistics.mean[0])
-            padded = jnp.where(lengths[:, None, None] > 0, padded - level, 0)
-            batch = _convolution_moments(padded, weights, convolved_lengths, axis_name, whole)
+            level = lax.stop_gradient(masked_moments(x, read, (0, 1, 2), axis_name).statistics.mean[0])
+            padded = jnp.where(frames.lengths[:, None, None] > 0, padded - level, 0)
+            batch = _convolution_moments(padded, weights, convolved_frames, axis_name)
     else:
         convolved = _convolve(x, kernel.astype(x.dtype)).astype(wide)
         if train:
-            positions = length_mask(convolved_lengths, convolved.shape[1], whole)[:, :, None, None]
+            positions = convolved_frames.mask(convolved.shape[1])[:, :, None, None]
             batch = masked_moments(convolved, positions, (0, 1, 2), axis_name)
-    taken_out = bias + level * kernel.sum((0, 1, 2))
+    bias, scale, shift = (values.astype(wide) for values in (bias, scale, shift))
+    taken_out = bias + level * kernel.sum((0, 1, 2)).astype(wide)
     if train:
         (mean, variance), size = batch
         running = update_running(running, Moments(Statistics(mean + taken_out, variance), size))
@@ -374,7 +373,7 @@ def convolution_block(
     factor = (scale * lax.rsqrt(variance + EPSILON)).astype(wide)
     shift = (shift - mean * factor).astype(wide)
     if one_channel:
-        outputs = _convolve_and_pool(padded, weights * factor, shift, valid)
+        outputs = _convolve_and_pool(padded, weights * to_rank(factor, 3), shift, valid)
     else:
-        outputs = _pool(convolved * factor, shift, valid)
+        outputs = _pool(convolved * to_rank(factor, 4), shift, valid)
     return outputs.astype(dtype), running

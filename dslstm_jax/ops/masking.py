@@ -1,13 +1,38 @@
 """Padding is data: lengths become masks, and a masked value never reaches a result or a gradient."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dslstm_jax.ops.promotion import wide_type
 
-def length_mask(lengths: Int[Array, " B"], size: int, whole: bool = False) -> Bool[Array, "B T"]:
-    """True at the first `lengths[b]` of `size` positions; [B, 1] where each row has all of them or none."""
-    return lengths[:, None] > 0 if whole else jnp.arange(size) < lengths[:, None]
+
+def length_mask(lengths: Int[Array, " B"], size: int) -> Bool[Array, "B T"]:
+    """True at the first `lengths[b]` of `size` positions."""
+    lengths = jnp.asarray(lengths)
+    return jnp.arange(size, dtype=lengths.dtype)[None] < lengths[:, None]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["lengths"], meta_fields=["whole"])
+@dataclass(frozen=True)
+class Frames:
+    """Which frames of each row of a batch are valid: the first `lengths[b]`, and padding follows."""
+
+    lengths: Int[Array, " B"]
+    whole: bool = False
+    """Each row has all frames or none. Where that is known in advance, masks have one column, which saves work."""
+
+    def mask(self, size: int) -> Bool[Array, "B 1|T"]:
+        """True at the valid ones of `size` frames."""
+        return self.lengths[:, None] > 0 if self.whole else length_mask(self.lengths, size)
+
+    def resized(self, law: Callable[[Int[Array, " B"]], Int[Array, " B"]]) -> "Frames":
+        """After a layer that makes of `n` frames `law(n)`."""
+        return Frames(law(self.lengths), self.whole)
 
 
 def zero_padding(values: Float[Array, "B T *F"], mask: Bool[Array, "B T"]) -> Float[Array, "B T *F"]:
@@ -17,7 +42,7 @@ def zero_padding(values: Float[Array, "B T *F"], mask: Bool[Array, "B T"]) -> Fl
 
 def masked_mean(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Float[Array, "B F"]:
     """Mean over the valid positions; 0 where a row has none. Types shorter than float32 are widened to it."""
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    values = values.astype(wide_type(values.dtype))
     count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(values.dtype)
     return zero_padding(values, mask).sum(axis=1) / count
 
@@ -28,7 +53,7 @@ def reverse_frames(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> F
 
     Doing it twice undoes it, and so its gradient is the same gather; autodiff would scatter.
     """
-    frames, last = jnp.arange(values.shape[1]), mask.sum(axis=1, keepdims=True) - 1
+    frames, last = jnp.arange(values.shape[1])[None], mask.sum(axis=1, keepdims=True) - 1
     sources = jnp.where(mask, last - frames, frames)
     return jnp.take_along_axis(values, sources[:, :, None], axis=1, mode="clip")
 

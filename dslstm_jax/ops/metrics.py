@@ -6,13 +6,22 @@ matrix it computes in NumPy (float64).
 """
 
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 Matrix = Num[Array, "*S C C"] | Num[np.ndarray, "*S C C"]
+
+
+class Totals(NamedTuple):
+    """Sums over utterances, so that totals of batches simply add up."""
+
+    loss: Float[Array, ""]
+    """Weighted in training; the weights of an epoch add up to its utterances."""
+    utterances: Float[Array, ""]
+    confusion: Float[Array, "C C"]
 
 
 def confusion_matrix(
@@ -75,4 +84,5 @@ def _namespace(matrix: Matrix) -> ModuleType:
 
 def _ratio(xp: ModuleType, part: Any, whole: Any, otherwise: float) -> Any:
     """part / whole, or `otherwise` where whole is 0; never divides by 0, so neither warns nor trips a NaN check."""
+    whole = whole.astype(part.dtype)
     return xp.where(whole > 0, part / xp.where(whole > 0, whole, 1), otherwise)

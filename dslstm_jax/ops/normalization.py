@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from dslstm_jax.ops.promotion import to_rank
+
 EPSILON = 1e-5
 MOMENTUM = 0.1
 """Weight of the new batch in the running statistics (PyTorch's convention)."""
@@ -72,13 +74,13 @@ def _moments_around(
     axis_name: str,
 ) -> Moments:
     """Moments from count, sum and sum of squares of the differences from the guess, side by side in one array."""
-    differences = jnp.where(valid, x - guess, 0)
+    differences = jnp.where(valid, x - to_rank(guess, x.ndim), 0)
     sums = jnp.concatenate([jnp.sum(differences, axis=axes), jnp.sum(differences**2, axis=axes), count], axis=-1)
     sums = lax.psum(sums, axis_name)
     features = x.shape[-1]
     count = sums[..., -1:]
     mean, square = (sums[..., start : start + features] / jnp.maximum(count, 1) for start in (0, features))
-    mean_or_zero = jnp.where(count > 0, guess + mean, 0)
+    mean_or_zero = jnp.where(count > 0, to_rank(guess, mean.ndim) + mean, 0)
     return Moments(Statistics(mean_or_zero, jnp.maximum(square - mean**2, 0)), count)
 
 
@@ -86,8 +88,10 @@ def normalize(
     x: Float[Array, "*N F"], statistics: Statistics, scale: Float[Array, " F"], shift: Float[Array, " F"]
 ) -> Float[Array, "*N F"]:
     """scale (x - mean) / sqrt(variance + 1e-5) + shift."""
-    factor = scale * lax.rsqrt(statistics.variance + EPSILON)
-    return (x - statistics.mean) * factor + shift
+    inverse = lax.rsqrt(statistics.variance + EPSILON)
+    factor = to_rank(scale, inverse.ndim) * inverse
+    mean, factor, shift = (to_rank(values, x.ndim) for values in (statistics.mean, factor, shift))
+    return (x - mean) * factor + shift
 
 
 def layer_norm(
@@ -103,9 +107,9 @@ def pool_moments(moments: Moments) -> Moments:
     """Moments of all values together, of those of the groups along the first axis."""
     (means, variances), sizes = moments
     size = sizes.sum(axis=0)
-    shares = sizes / jnp.maximum(size, 1)
+    shares = sizes / jnp.maximum(size, 1)[None]
     mean = jnp.sum(shares * means, axis=0)
-    variance = jnp.sum(shares * (variances + jnp.square(means - mean)), axis=0)
+    variance = jnp.sum(shares * (variances + jnp.square(means - mean[None])), axis=0)
     return Moments(Statistics(mean, variance), size)
 
 

@@ -30,6 +30,7 @@ from dslstm_jax.ops.normalization import (
     sum_over_devices,
     update_running,
 )
+from dslstm_jax.ops.promotion import wide_type
 from dslstm_jax.recurrence.lstm_cell import (
     LSTMState,
     initial_state,
@@ -143,12 +144,14 @@ def _recur_forward(
     # Two products: a CPU's second core can compute the candidates.
     gates_kernel, candidates_kernel = jnp.split(weights.recurrent_kernel.astype(x.dtype), [gates], axis=-1)
 
+    bias = weights.bias[None]
+
     def step(state: LSTMState, inputs: Any) -> tuple[LSTMState, _Trace]:
         from_x, from_y, valid, running = inputs
         hidden = state.hidden.astype(x.dtype)
-        raw = sigmoid(product(hidden, gates_kernel) + weights.bias[:gates] + from_x[:, :gates] + from_y[:, :gates])
+        raw = sigmoid(product(hidden, gates_kernel) + bias[:, :gates] + from_x[:, :gates] + from_y[:, :gates])
         from_inputs = jnp.concatenate([from_x[:, gates:], from_y[:, gates:]], axis=-1)
-        candidates = jnp.tanh(product(hidden, candidates_kernel) + weights.bias[gates:] + from_inputs)
+        candidates = jnp.tanh(product(hidden, candidates_kernel) + bias[:, gates:] + from_inputs)
         moments = None
         if norm not in REMEMBERING:
             normalized = _normalize_rows(norm, raw, weights.gate_scale, weights.gate_shift)
@@ -187,16 +190,16 @@ def _recur_backward(
         """Gradients of the gates before the batch's normalization, its statistics, scale and shift."""
         (mean, variance), count = moments
         of_mean, of_variance = of_statistics
-        scale, inverse, centered = weights.gate_scale, lax.rsqrt(variance + EPSILON), raw - mean
+        scale, inverse, centered = weights.gate_scale, lax.rsqrt(variance + EPSILON), raw - mean[None]
         of_shift = of_normalized.sum(0)
         of_factor = (of_normalized * centered).sum(0)
         of_mean = of_mean - scale * inverse * of_shift
         of_variance = of_variance - scale * inverse**3 * of_factor / 2
-        of_raw = of_normalized * (scale * inverse)
+        of_raw = of_normalized * (scale * inverse)[None]
         if train:
             of_both = jnp.concatenate([of_mean, of_variance])
             of_mean, of_variance = jnp.split(sum_over_devices(of_both, axis_name) / jnp.maximum(count, 1), 2)
-            of_raw = of_raw + of_mean + 2 * centered * of_variance
+            of_raw = of_raw + of_mean[None] + 2 * centered * of_variance[None]
         return of_raw, Statistics(of_mean, of_variance), of_factor * inverse, of_shift
 
     def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
@@ -272,7 +275,8 @@ def _remember(norm: Norm, running: DSLSTMStatistics, gates: Moments, output: Mom
     """The running statistics after a batch, of its moments at each step."""
     if norm == "shared":
         return DSLSTMStatistics(
-            update_running(running.gates, pool_moments(gates)), update_running(running.output, pool_moments(output))
+            update_running(running.gates, jax.tree.map(lambda a: a[None], pool_moments(gates))),
+            update_running(running.output, pool_moments(output)),
         )
     # One set of statistics for the outputs, that meets the steps one after the other.
     after, _ = lax.scan(lambda before, batch: (update_running(before, batch), None), running.output, output)
@@ -337,7 +341,7 @@ def ds_lstm(
 
     if initial is None:
         initial = initial_state(x, weights.recurrent_kernel.shape[0])
-    initial = jax.tree.map(lambda a: a.astype(jnp.promote_types(x.dtype, jnp.float32)), initial)
+    initial = jax.tree.map(lambda a: a.astype(wide_type(x.dtype)), initial)
     rows = None if statistics is None else _rows(statistics.gates, steps)
     inputs = (zero_padding(x, mask).swapaxes(0, 1), zero_padding(y, mask).swapaxes(0, 1), mask.T, rows)
     final, by_chunk = lax.scan(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.ops.masking import zero_padding
+from dslstm_jax.ops.promotion import to_rank, wide_type
 from dslstm_jax.recurrence.lstm_cell import (
     LSTMState,
     LSTMWeights,
@@ -44,11 +45,15 @@ def _activate(z: Float[Array, "B 4*H"]) -> Float[Array, "B 4*H"]:
     """The sigmoid of i, f and o, and tanh of g, as one tanh of all columns."""
     half, one = np.full(z.shape[-1] // 4, 0.5, z.dtype), np.ones(z.shape[-1] // 4, z.dtype)
     scale = np.concatenate([half, half, one, half])
+    scale = scale[None]
     return scale * jnp.tanh(scale * z) + (1 - scale)
 
 
 def _scale(values: Float[Array, "*N B H"], factor: Float[Array, "B H"] | None) -> Float[Array, "*N B H"]:
-    return values if factor is None else values * factor
+    if factor is None:
+        return values
+    dtype = np.promote_types(values.dtype, factor.dtype)
+    return values.astype(dtype) * to_rank(factor.astype(dtype), values.ndim)
 
 
 def _forward(
@@ -61,9 +66,9 @@ def _forward(
     *,
     traced: bool,
 ) -> tuple[tuple[LSTMState, ...], tuple[Float[Array, "S B H"], tuple[_Trace, ...]]]:
-    biases = [layer.input_bias + layer.recurrent_bias for layer in weights]
+    biases = [(layer.input_bias + layer.recurrent_bias)[None] for layer in weights]
     # The lowest layer's input product is one over all frames; the others' inputs come up in the loop.
-    projected = product(x, weights[0].input_kernel) + biases[0]
+    projected = product(x, weights[0].input_kernel) + biases[0][None]
     kernels = [weights[0].recurrent_kernel] + [jnp.concatenate(layer[:2]) for layer in weights[1:]]
 
     def step(states: tuple[LSTMState, ...], inputs: tuple[Float[Array, "B 4*H"], Bool[Array, "B L"]]) -> Any:
@@ -118,7 +123,8 @@ def _run_backward(unroll: int, saved: Any, cotangents: Any) -> tuple[Any, ...]:
 
     def step(of_states: tuple[LSTMState, ...], inputs: Any) -> Any:
         of_output, valid, traces = inputs
-        of_hiddens = [of_state.hidden for of_state in of_states[:-1]] + [of_states[-1].hidden + of_output]
+        *of_hiddens, of_last = (of_state.hidden for of_state in of_states)
+        of_hiddens.append(of_last + of_output.astype(of_last.dtype))
         of_previous, of_below, of_gates = [], [], []
         for layer, (of_hidden, of_state, trace) in enumerate(zip(of_hiddens, of_states, traces, strict=True)):
             rows = valid[:, layer, None]
@@ -206,7 +212,7 @@ def _layer_by_layer(
     values, final = zero_padding(x, mask), []
     for layer, state, factor in zip(weights, states, (*factors, None), strict=True):
         values, last = run(layer, values, mask, state)
-        values = zero_padding(values if factor is None else values * factor[:, None], mask)
+        values = zero_padding(_scale(values, None if factor is None else factor[:, None]), mask)
         final.append(last)
     return values.astype(x.dtype), tuple(final)
 
@@ -249,7 +255,7 @@ def lstm_stack(
     """
     weights, lag = tuple(weights), len(weights) - 1
     sizes = [layer.recurrent_kernel.shape[0] for layer in weights]
-    wide = zero_padding(x, mask).astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = zero_padding(x, mask).astype(wide_type(x.dtype))
     states = tuple(initial_state(wide, size) for size in sizes) if initial is None else tuple(initial)
     constants = (None,) * lag if factors is None else lax.stop_gradient(tuple(factors))
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dslstm_jax.ops.promotion import wide_type
+
 
 class LSTMWeights(NamedTuple):
     """Columns in the order of the gates: input i, forget f, candidate g, output o (as in PyTorch and cuDNN)."""
@@ -71,7 +73,7 @@ def frame_gradient(
 
 def product(a: Float[Array, "*N K"], b: Float[Array, "K M"]) -> Float[Array, "*N M"]:
     """a @ b in operands of a's type, added up and returned in float32 at least."""
-    return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=wide_type(a.dtype))
 
 
 def kernel_gradient(inputs: Float[Array, "S B I"], of_outputs: Float[Array, "S B K"]) -> Float[Array, "I K"]:

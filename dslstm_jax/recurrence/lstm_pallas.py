@@ -151,7 +151,8 @@ def _forward(
         new = _keep(valid, next_state(gates, state.cell), state)
         return new, [new.hidden.astype(x.dtype), *([gates, state.cell] if traced else [])]
 
-    projected = product(x, weights.input_kernel) + (weights.input_bias + weights.recurrent_bias)
+    bias = weights.input_bias + weights.recurrent_bias
+    projected = product(x, weights.input_kernel) + bias[None, None]
     states = jax.ShapeDtypeStruct((*x.shape[:2], initial.hidden.shape[1]), x.dtype)
     trace = [projected, states.update(dtype=projected.dtype)] if traced else []
     return _scan_in_vmem(
@@ -186,7 +187,7 @@ def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
 
     def frame(kernel: Any, of_state: LSTMState, inputs: list[Any]) -> tuple[LSTMState, list[Any]]:
         gates, cell, of_output, valid = inputs
-        of_state = of_state._replace(hidden=of_state.hidden + of_output)
+        of_state = of_state._replace(hidden=of_state.hidden + of_output.astype(of_state.hidden.dtype))
         of_gates, of_cell = frame_gradient(gates, cell, of_state)
         of_gates = jnp.where(valid > 0, of_gates, 0).astype(x.dtype)
         return _keep(valid, LSTMState(product(of_gates, kernel[...]), of_cell), of_state), [of_gates]

@@ -10,13 +10,13 @@ from dslstm_jax.evaluation.results import METRIC_NAMES, METRICS, Throughput, sav
 from dslstm_jax.evaluation.statistics import BINS, RESAMPLES
 from dslstm_jax.reporting.run_report import draw_confusion, draw_curves
 from dslstm_jax.reporting.tables import format_interval, format_mean, format_percent, format_points, markdown_table
-from dslstm_jax.runs.folder import Record
 from dslstm_jax.runs.provenance import describe_machine
+from dslstm_jax.runs.selection import EpochRecord
 from dslstm_jax.util.files import make_folder, write_text
 
 
 def write_results(
-    folder: Path, results: Mapping[str, Any], records: Sequence[Sequence[Record]], *, title: str
+    folder: Path, results: Mapping[str, Any], records: Sequence[Sequence[EpochRecord]], *, title: str
 ) -> None:
     """Writes results.json, report.md, confusion.png and curves.png.
 
@@ -59,7 +59,7 @@ def format_summary(results: Mapping[str, Any]) -> str:
     )
 
 
-def _mean_record(epoch: Sequence[Record]) -> Record:
+def _mean_record(epoch: Sequence[EpochRecord]) -> EpochRecord:
     def mean(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]  # what was not finite is null
         return float(np.mean(known)) if known else None

@@ -9,10 +9,9 @@ import errno
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +27,9 @@ from orbax.checkpoint import checkpoint_managers
 from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import Variables, variable_shapes
 from dslstm_jax.runs.checksums import DIGESTS, UNFINISHED, digest_line, find_fault, read_digests, write_digests
-from dslstm_jax.runs.folder import Record, Run
-from dslstm_jax.runs.selection import FIGURES
-from dslstm_jax.training.step import Totals, TrainState
+from dslstm_jax.runs.folder import RunFolder
+from dslstm_jax.runs.selection import SCORED_BY
+from dslstm_jax.runs.state import Progress, TrainState
 from dslstm_jax.util.quiet import quiet_event_loops, quiet_orbax
 
 quiet_orbax()
@@ -41,34 +40,6 @@ SCORE = "score"
 
 _METRICS = "metrics/metrics"  # where Orbax puts the score
 _DELETED = ".deleted"  # Orbax moves old steps there, each at once: a folder half deleted would look damaged
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """How far the training is: with the state, all that is needed to go on as if it had not stopped."""
-
-    epoch: int = 1
-    """The epoch being trained, from 1."""
-    batches: int = 0
-    """Batches of that epoch already learned from."""
-    totals: Totals | None = None
-    """The sum over them, in float64 on the host; None before the first."""
-    records: Sequence[Record] = ()
-    """One for each finished epoch."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON. Nothing is rounded: Python writes a float64 in as many digits as give it back exactly."""
-        totals = self.totals and {name: np.asarray(value).tolist() for name, value in self.totals._asdict().items()}
-        records = [dict(record) for record in self.records]
-        return {"epoch": self.epoch, "batches": self.batches, "totals": totals, "records": records}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        totals: Any = values["totals"]
-        if totals is not None:
-            totals = Totals._make(np.asarray(totals[name], np.float64) for name in Totals._fields)
-        return cls(values["epoch"], values["batches"], totals, values["records"])
 
 
 class Checkpoints:
@@ -343,15 +314,15 @@ class Checkpoints:
             raise RunError(f"checkpoint {path} cannot be restored: {first_line(error)}") from error
 
 
-def load_best(run: Run) -> tuple[Variables, int]:
+def load_best(run: RunFolder) -> tuple[Variables, int]:
     """The variables of the epoch that training.choose names, and that epoch. It only reads.
 
     Raises:
       RunError: there is no checkpoint, or it is damaged or of another model.
     """
     with Checkpoints(run.checkpoints) as checkpoints:
-        last = FIGURES[run.config.training.choose] == "epoch"
-        return checkpoints.restore_best(variable_shapes(run.config, len(run.labels)), last=last)
+        last = SCORED_BY[run.config.training.choose] == "epoch"
+        return checkpoints.restore_best(variable_shapes(run.config.recognizer, len(run.labels)), last=last)
 
 
 def _training_only(state: TrainState) -> dict[str, Any]:

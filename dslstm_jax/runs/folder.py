@@ -3,21 +3,22 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.errors import RunError
 from dslstm_jax.runs.provenance import describe_environment
+from dslstm_jax.runs.selection import EpochRecord, describe_choice, refitted
 from dslstm_jax.util.files import flatten, make_folder, to_json, write_json, write_text
 
-Record = Mapping[str, Any]
-"""One epoch's line of metrics.jsonl."""
+SELECTION = "selection"
+"""Folder in the folder of a refitted run: the run whose validation said how many epochs there are to be."""
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder and what its config.json and labels.json say."""
 
     path: Path
@@ -45,15 +46,27 @@ class Run:
         return self.path / "calibration.json"
 
     @property
-    def selection(self) -> Path:
-        """Run folder of the network that says how many epochs there are to be, where training.choose is refit."""
-        return self.path / "selection"
+    def selected_by(self) -> "RunFolder | None":
+        """The run that said how many epochs there are to be, if this one is refitted."""
+        folder = self.path / SELECTION
+        return open_run(folder) if (folder / "config.json").exists() else None
 
-    def write_records(self, records: Sequence[Record]) -> None:
+    @property
+    def choice(self) -> str:
+        """Which epoch is used, in words."""
+        selected_by = self.selected_by
+        return describe_choice(self.config, selected_by.config if selected_by else None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to the last epoch."""
+        return self.metrics.exists() and len(self.read_records()) == self.config.training.epochs
+
+    def write_records(self, records: Sequence[EpochRecord]) -> None:
         """metrics.jsonl: a line for each epoch."""
         write_text(self.metrics, "".join(to_json(record) + "\n" for record in records))
 
-    def read_records(self) -> list[Record]:
+    def read_records(self) -> list[EpochRecord]:
         """What `write_records` wrote.
 
         Raises:
@@ -88,7 +101,7 @@ class Run:
         return float(temperature)
 
 
-def create_run(path: Path, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> Run:
+def create_run(path: Path, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> RunFolder:
     """Makes the folder and writes all that is known before training.
 
     Raises:
@@ -101,10 +114,10 @@ def create_run(path: Path, config: Config, labels: Sequence[str], folds: Mapping
     write_json(path / "folds.json", folds)
     write_json(path / "environment.json", describe_environment())
     write_json(path / "config.json", to_dict(config))  # last: with it the folder counts as a run
-    return Run(path, config, tuple(labels))
+    return RunFolder(path, config, tuple(labels))
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path) -> RunFolder:
     """Reads a run folder.
 
     Raises:
@@ -115,25 +128,21 @@ def open_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         raise RunError(f"{path} is not a run folder: it has no config.json")
     config = from_dict(read_json(path / "config.json"), source=str(path / "config.json"))
-    return Run(path, config, tuple(read_json(path / "labels.json")))
+    run = RunFolder(path, config, tuple(read_json(path / "labels.json")))
+    if config.training.choose == "refit":  # older versions wrote what was asked for
+        run = replace(run, config=refitted(config, len(run.read_records())))
+    return run
 
 
-def open_chooser(run: Run) -> Run:
-    """The run whose validation chooses: the same one, or its selection where training.choose is refit.
-
-    Raises:
-      RunError: as in `open_run`.
-    """
-    return open_run(run.selection) if run.config.training.choose == "refit" else run
-
-
-def check_resumable(run: Run, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> None:
+def check_resumable(run: RunFolder, config: Config, labels: Sequence[str], folds: Mapping[str, Any]) -> None:
     """Refuses to go on with other settings or other data than the run began with.
 
     Raises:
       RunError: naming the first field that differs, or that the recordings changed.
     """
     check_same_settings(run.path, to_dict(run.config), to_dict(config))
+    if run.selected_by and run.read_folds()["validation"]["utterances"]:
+        raise RunError(f"{run.path} was refitted by an older version, and can only predict; train it again")
     if list(labels) != list(run.labels) or folds != run.read_folds():
         raise RunError(f"{run.path}: the corpus or its split changed since the run began; give another --workdir")
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 from jaxtyping import Array, Float, Int
 
-from dslstm_jax.config import Config, from_dict, to_dict
+from dslstm_jax.config import RecognizerConfig, from_dict, to_dict
 from dslstm_jax.errors import RunError, one_line
 from dslstm_jax.features.mfcc import FRAME_LENGTH
 from dslstm_jax.models.branches import shortest_recording
@@ -38,7 +38,7 @@ class Member(NamedTuple):
     """One network, with the features that it hears: most recognizers have one, an ensemble has several."""
 
     variables: Variables
-    config: Config
+    config: RecognizerConfig
 
 
 class Model(NamedTuple):
@@ -102,10 +102,13 @@ def write_model(
                 np.lib.format.write_array(member, values, allow_pickle=False)
 
 
-def _portable(config: Config) -> Config:
-    model = dataclasses.replace(config.model, lstm_backend="scan", remat_every=0)
-    corpus = dataclasses.replace(config.corpus, root=None, roots=(), manifest=None)  # folders of this machine
-    return dataclasses.replace(config, model=model, corpus=corpus)
+def _portable(config: RecognizerConfig) -> RecognizerConfig:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, lstm_backend="scan", remat_every=0))
+
+
+def _read_config(values: Mapping[str, Any], source: str) -> RecognizerConfig:
+    """Older versions wrote the config of the whole run."""
+    return from_dict({part: values[part] for part in ("features", "model")}, source, RecognizerConfig)
 
 
 def _name_members(variables: Sequence[Variables]) -> Variables:
@@ -115,7 +118,7 @@ def _name_members(variables: Sequence[Variables]) -> Variables:
     return {str(number): each for number, each in enumerate(variables)}
 
 
-def _members(weights: dict[str, Array], configs: Sequence[Config]) -> tuple[Member, ...]:
+def _members(weights: dict[str, Array], configs: Sequence[RecognizerConfig]) -> tuple[Member, ...]:
     """The networks whose weights `_name_members` named."""
     named = unflatten_dict(weights, sep="/")
     several = [named] if len(configs) == 1 else [named[str(number)] for number in range(len(configs))]
@@ -152,7 +155,7 @@ def _read_content(file: zipfile.ZipFile, header: Mapping[str, Any], source: str)
     program = file.read(_PROGRAM)
     weights = {name: read_array(name) for name in header["weights"]}
     configs = [header["config"], *header.get("others", ())]  # there were no ensembles in older versions
-    members = _members(weights, [from_dict(config, source) for config in configs])
+    members = _members(weights, [_read_config(config, source) for config in configs])
     classes = count_classes(members[0].variables)
 
     def same_signature(weights: Any, waveforms: Array, lengths: Array) -> Array:  # noqa: ARG001

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, Float, Int
 
-from dslstm_jax.config import Config
+from dslstm_jax.config import RecognizerConfig
 from dslstm_jax.data.audio import check_recording, prepare_samples, read_audio, read_blocks, read_header
-from dslstm_jax.data.pipeline import READING_THREADS, bucket_length, pad_waveforms
+from dslstm_jax.data.batches import bucket_length, pad_waveforms
+from dslstm_jax.data.reading import READING_THREADS
 from dslstm_jax.errors import AudioError, ConfigError, RunError
 from dslstm_jax.models.recognizer import Variables, average, forward, scale_logits
 from dslstm_jax.recurrence.lstm import runs_here
-from dslstm_jax.runs.checkpoint import load_best
 from dslstm_jax.runs.folder import open_run
 from dslstm_jax.serving.export import SUFFIX, Member, Program, read_model, write_model
 from dslstm_jax.serving.streaming import Stream
@@ -51,7 +51,7 @@ Sound = Recording | Path | AudioError
 
 @partial(jax.jit, static_argnames="config")
 def predict(
-    variables: Variables, waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], *, config: Config
+    variables: Variables, waveforms: Float[Array, "B N"], lengths: Int[Array, " B"], *, config: RecognizerConfig
 ) -> Float[Array, "B C"]:
     """The probability of each emotion: one pure, jitted function from samples to answers.
 
@@ -94,7 +94,7 @@ class Predictor:
     def __init__(
         self,
         variables: Variables,
-        config: Config,
+        config: RecognizerConfig,
         labels: Sequence[str],
         program: Program | None = None,
         others: Sequence[Member] = (),
@@ -363,13 +363,15 @@ def load(run: str | Path | Sequence[str | Path] | None = None) -> Predictor:
     if path.is_file() or path.suffix == SUFFIX:
         members, labels, program = read_model(path)
         return Predictor(*members[0], labels, program, members[1:])
+    from dslstm_jax.runs.checkpoint import load_best  # Orbax takes a moment to import
+
     opened = open_run(path)
-    if not runs_here(opened.config.model.lstm_backend):  # the scan gives the same answers anywhere
-        model = replace(opened.config.model, lstm_backend="scan")
-        opened = replace(opened, config=replace(opened.config, model=model))
+    config = opened.config.recognizer
+    if not runs_here(config.model.lstm_backend):  # the scan gives the same answers anywhere
+        config = replace(config, model=replace(config.model, lstm_backend="scan"))
     temperature = opened.read_temperature()
     variables, _ = load_best(opened)
-    return Predictor(scale_logits(variables, 1 / temperature), opened.config, opened.labels)
+    return Predictor(scale_logits(variables, 1 / temperature), config, opened.labels)
 
 
 def _join(paths: Sequence[str | Path], predictors: Sequence[Predictor]) -> Predictor:

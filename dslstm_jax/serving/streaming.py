@@ -2,27 +2,29 @@
 
 A step reads a cut-out of the sound that ends with the newest sample. Features and CNNs take it for a recording; of
 its frames the recurrences read those that are new and that the cut-out's own edges have not changed. They and the
-pooling go on from where the last step ended. So one forward pass serves streams and whole recordings, and the answers
-are equal.
+pooling go on from where the last step ended. So streams and whole recordings go through the same three stages of the
+recognizer, and the answers are equal.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
-from dslstm_jax.config import Config
+from dslstm_jax.config import RecognizerConfig
 from dslstm_jax.data.audio import Resampler, check_sound, mono_part
 from dslstm_jax.errors import AudioError, ConfigError
-from dslstm_jax.models.branches import Span
+from dslstm_jax.features import Features, extract_features
+from dslstm_jax.models.branches import Read
+from dslstm_jax.models.pooling import combine
 from dslstm_jax.models.receptive_field import ReceptiveField, receptive_fields
-from dslstm_jax.models.recognizer import Part, Variables, average, forward_parts
+from dslstm_jax.models.recognizer import BranchLogits, Recognizer, Variables, average, count_classes
 
 if TYPE_CHECKING:
     from dslstm_jax.serving.predictor import Prediction
@@ -30,10 +32,22 @@ if TYPE_CHECKING:
 STEP = 0.5
 """Seconds of sound that a step adds."""
 _ALL = np.iinfo(np.int32).max
-"""As the end of a span: all frames that there are."""
+"""As the end of a part's frames: all that there are."""
 
 
-def check_causal(config: Config) -> None:
+class Part(NamedTuple):
+    """A cut-out of each recording of a batch, for one of the sequences that the recurrences read."""
+
+    waveforms: Float[Array, "B N"]
+    """Samples in [-1, 1], valid up to `lengths`."""
+    lengths: Int[Array, " B"]
+    first: Int[Array, " B"]
+    """The first frame of the sequence that is new, and the same as in the whole recording."""
+    end: Int[Array, " B"]
+    """The frame behind the last one of these."""
+
+
+def check_causal(config: RecognizerConfig) -> None:
     """Makes sure that no part of the recognizer waits for the end of a recording.
 
     Raises:
@@ -63,14 +77,52 @@ def check_causal(config: Config) -> None:
         )
 
 
+def read_parts(
+    variables: Variables, before: tuple[Read, ...] | None, parts: tuple[Part, ...], *, config: RecognizerConfig
+) -> tuple[tuple[BranchLogits, ...], tuple[Read, ...]]:
+    """`forward` of recordings that are given part by part.
+
+    Args:
+      variables: the recognizer's weights and running statistics.
+      before: what the last call found; None before the first.
+      parts: one for each of `receptive_fields`.
+      config: features and model.
+
+    Returns:
+      Each branch's logits, of what has been read so far; and what was found, for the next call.
+    """
+    recognizer = Recognizer(config, count_classes(variables)).bind(variables)
+    sequences = recognizer.encode(_features(parts, config))
+    fresh = tuple(sequence.within(part.first, part.end) for sequence, part in zip(sequences, parts, strict=True))
+    found = recognizer.recur(fresh, None if before is None else [read.states for read in before])
+    if before is not None:
+        found = tuple(
+            new._replace(summary=combine(old.summary, new.summary)) for old, new in zip(before, found, strict=True)
+        )
+    return recognizer.classify([read.summary for read in found]), found
+
+
+def _features(parts: tuple[Part, ...], config: RecognizerConfig) -> Features:
+    """Of the parts; those of the spectrograms that one recurrence reads together are of the same part."""
+    found = [extract_features(part.waveforms, part.lengths, config.features) for part in parts]
+    together = config.model.spectrogram_branch != "lstm"
+    sources = [found[0 if together else index] for index in range(len(config.features.spectrograms))]
+    return Features(
+        found[-1].mfcc,
+        found[-1].mfcc_lengths,
+        tuple(source.spectrograms[index] for index, source in enumerate(sources)),
+        tuple(source.spectrogram_lengths[index] for index, source in enumerate(sources)),
+    )
+
+
 @partial(jax.jit, static_argnames="config")
 def step(
-    variables: Variables, carried: Variables, parts: tuple[Part, ...], *, config: Config
-) -> tuple[Float[Array, "B C"], Variables]:
-    """The probability of each emotion after one more part of a recording, and what to carry to the next step; see
-    `forward_parts`."""
-    branches, carried = forward_parts(variables, carried, parts, config=config)
-    return jax.nn.softmax(average(branches), axis=-1), carried
+    variables: Variables, before: tuple[Read, ...] | None, parts: tuple[Part, ...], *, config: RecognizerConfig
+) -> tuple[Float[Array, "B C"], tuple[Read, ...]]:
+    """The probability of each emotion after one more part of a recording, and what to give to the next step; see
+    `read_parts`."""
+    branches, found = read_parts(variables, before, parts, config=config)
+    return jax.nn.softmax(average(branches), axis=-1), found
 
 
 def _row(value: npt.ArrayLike) -> Any:
@@ -88,7 +140,7 @@ class Stream:
     def __init__(
         self,
         variables: Variables,
-        config: Config,
+        config: RecognizerConfig,
         sample_rate: float,
         answer: Callable[[Float[np.ndarray, " C"], float], "Prediction"],
     ) -> None:
@@ -104,8 +156,8 @@ class Stream:
           ConfigError: the model needs the whole recording.
         """
         check_causal(config)
-        # Runs that differ elsewhere share the program; cuDNN does not take frames that begin late.
-        self._config = Config(features=config.features, model=replace(config.model, lstm_backend="scan"))
+        # cuDNN does not take frames that begin late.
+        self._config = replace(config, model=replace(config.model, lstm_backend="scan"))
         self._variables, self._answer = variables, answer
         self._sample_rate = config.features.sample_rate
         self._resampler = Resampler(sample_rate, self._sample_rate)
@@ -117,8 +169,9 @@ class Stream:
         self._stepped = 0  # samples at the last step
         self._count = 0  # samples that have come
         self._silent, self._ended = True, False
-        _, shapes = step.eval_shape(variables, {}, self._parts(ended=False), config=self._config)
-        self._carried = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        # Nothing was found before the first step: states of 0, and summaries of no frame.
+        _, shapes = step.eval_shape(variables, None, self._parts(ended=False), config=self._config)
+        self._found = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     @property
     def latency_seconds(self) -> float:
@@ -174,7 +227,7 @@ class Stream:
         return answer
 
     def _step(self, ended: bool) -> "Prediction":
-        probabilities, self._carried = step(self._variables, self._carried, self._parts(ended), config=self._config)
+        probabilities, self._found = step(self._variables, self._found, self._parts(ended), config=self._config)
         self._stepped = self._count
         self._read = [field.complete(self._count) for field in self._fields]
         behind = min(map(self._start, self._fields, self._read)) - self._first
@@ -200,5 +253,5 @@ class Stream:
             length = max(self._count, field.shortest) - start if ended else self._count - start
             first = read - start // field.hop
             end = _ALL if ended else first + field.complete(self._count) - read
-            parts.append(Part(_row(waveform), _row(length), Span(_row(first), _row(end))))
+            parts.append(Part(_row(waveform), _row(length), _row(first), _row(end)))
         return tuple(parts)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +19,14 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
-from jaxtyping import Array, Float
 
-from dslstm_jax.config import Config, TrainingConfig
-from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.config import Config, RecognizerConfig, TrainingConfig
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.errors import ConfigError, DslstmError, first_line
-from dslstm_jax.models.recognizer import Variables
 from dslstm_jax.training.devices import TIMEOUT, ParallelConfig
-from dslstm_jax.training.step import Totals, TrainState, eval_step, predict_step, train_step
+from dslstm_jax.training.step import AnyOptimizer, StepConfig, eval_step, predict_step, train_step
 
 AXIS = "data"
 
@@ -88,6 +85,45 @@ def _end(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _on_one(step: Callable[..., Any], settings: Sequence[tuple[str, Any]], axis: str | None, *arrays: Any) -> Any:
+    """The step on one device, be it the only one or one of those that `axis` names."""
+    return step(*arrays, **dict(settings), axis_name=axis)
+
+
+def _on_mesh(step: Callable[..., Any], settings: Sequence[tuple[str, Any]], mesh: Mesh, *arrays: Any) -> Any:
+    """The step on all devices of a mesh."""
+    # check_vma=False: gradients stay local until the step adds them up, as under pmap.
+    spread = jax.shard_map(
+        partial(_on_one, step, settings, AXIS),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS), *[PartitionSpec()] * (len(arrays) - 2)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    return spread(*arrays)
+
+
+@dataclass(frozen=True)
+class DeviceStep:
+    """A step as jit or pmap run it, which compile it once for the same fixed arguments."""
+
+    function: Any
+    fixed: tuple[Any, ...]
+
+    def __call__(self, *arrays: Any) -> Any:
+        return self.function(*self.fixed, *arrays)
+
+    def trace(self, *arrays: Any) -> jax.stages.Traced:
+        """For arrays like these, or their shapes."""
+        traced: jax.stages.Traced = self.function.trace(*self.fixed, *arrays)
+        return traced
+
+    def lower(self, *arrays: Any) -> jax.stages.Lowered:
+        """For arrays like these, or their shapes."""
+        lowered: jax.stages.Lowered = self.function.lower(*self.fixed, *arrays)
+        return lowered
 
 
 @dataclass(frozen=True)
@@ -187,38 +223,35 @@ class Parallel:
             lambda leaf: jax.make_array_from_process_local_data(self.everywhere, np.asarray(leaf)), one
         )
 
-    def train_step(
-        self, config: Config, optimizer: optax.GradientTransformation
-    ) -> Callable[[TrainState, Batch, np.uint32], tuple[TrainState, Totals]]:
+    def train_step(self, config: Config, optimizer: AnyOptimizer) -> DeviceStep:
         """`step.train_step` on all devices; the state it is given is used up. The seed comes last."""
-        return self._run(partial(train_step, config=config, optimizer=optimizer), with_seed=True)
+        return self._run(train_step, 3, used_up=True, config=StepConfig.of(config), optimizer=optimizer)
 
-    def eval_step(self, config: Config) -> Callable[[Variables, Batch], Totals]:
+    def eval_step(self, config: RecognizerConfig) -> DeviceStep:
         """`step.eval_step` on all devices."""
-        return self._run(partial(eval_step, config=config))
+        return self._run(eval_step, 2, config=config)
 
-    def predict_step(self, config: Config) -> Callable[[Variables, Batch], tuple[Totals, Float[Array, "B C"]]]:
+    def predict_step(self, config: RecognizerConfig) -> DeviceStep:
         """`step.predict_step` on all devices."""
-        return self._run(partial(predict_step, config=config))
+        return self._run(predict_step, 2, config=config)
 
-    def _run(self, step: Callable[..., Any], *, with_seed: bool = False) -> Callable[..., Any]:
-        """The step of (replicated, batch), or in training of (state, batch, seed), whose state is used up."""
-        used_up = (0,) if with_seed else ()
+    def _run(self, step: Callable[..., Any], arrays: int, *, used_up: bool = False, **settings: Any) -> DeviceStep:
+        """The step as a function of its `arrays`: (replicated, batch), or in training (state, batch, seed)."""
+        named, static, donated = tuple(settings.items()), (0, 1, 2), (3,) if used_up else ()
         if self.mode == "single":
-            return jax.jit(step, donate_argnums=used_up)
-        step = partial(step, axis_name=AXIS)
-        if self.mode == "pmap":
-            in_axes = (0, 0, None) if with_seed else (0, 0)
-            return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=used_up)
-        # check_vma=False: gradients stay local until the step adds them up, as under pmap.
-        spread = jax.shard_map(
-            step,
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(AXIS), *([PartitionSpec()] if with_seed else [])),
-            out_specs=PartitionSpec(),
-            check_vma=False,
+            return DeviceStep(jax.jit(_on_one, static_argnums=static, donate_argnums=donated), (step, named, None))
+        if self.mode == "shard_map":
+            return DeviceStep(
+                jax.jit(_on_mesh, static_argnums=static, donate_argnums=donated), (step, named, self._mesh)
+            )
+        on_all = jax.pmap(
+            _on_one,
+            axis_name=AXIS,
+            in_axes=(None, None, None, 0, 0, *(None,) * (arrays - 2)),
+            static_broadcasted_argnums=static,
+            donate_argnums=donated,
         )
-        return jax.jit(spread, donate_argnums=used_up)
+        return DeviceStep(on_all, (step, named, AXIS))
 
     def wait(self, name: str) -> None:
         """Returns when all processes are here."""

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from dslstm_jax.config import Config
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.pipeline import Batch
-from dslstm_jax.data.resident import Recordings, cut, read_recordings, without_waveforms
+from dslstm_jax.data.resident import Recordings, gather_waveforms, read_recordings, without_waveforms
 from dslstm_jax.training.parallel import Parallel
 
 
@@ -51,4 +51,4 @@ def _resident(whole: _Whole, sample_rate: int, trim: float, parallel: Parallel) 
 
 
 def _complete(recordings: Recordings, parallel: Parallel, batch: Batch) -> Batch:
-    return cut(recordings, parallel.place(without_waveforms(batch)), batch.waveforms.shape[1])
+    return gather_waveforms(recordings, parallel.place(without_waveforms(batch)), batch.waveforms.shape[1])

@@ -1,66 +1,122 @@
 """One step of training and of evaluation: pure functions of a state and a batch."""
 
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from dslstm_jax.config import Config, TrainingConfig
-from dslstm_jax.data.pipeline import Batch
-from dslstm_jax.features.augmentation import example_keys, is_on, mixup
-from dslstm_jax.models.recognizer import BranchLogits, Variables, average, count_classes, forward, initialize
-from dslstm_jax.ops.metrics import confusion_matrix
+from dslstm_jax.config import AugmentationConfig, Config, RecognizerConfig, TrainingConfig
+from dslstm_jax.data.batches import Batch
+from dslstm_jax.features.augmentation import (
+    augment_spectrograms,
+    augment_waveforms,
+    example_keys,
+    is_on,
+    mixup,
+)
+from dslstm_jax.features.trimming import trim
+from dslstm_jax.models.recognizer import (
+    BranchLogits,
+    Recognizer,
+    Variables,
+    average,
+    count_classes,
+    features_for,
+    forward,
+    initialize,
+)
+from dslstm_jax.ops.metrics import Totals, confusion_matrix
+from dslstm_jax.runs.state import TrainState
 
 T = TypeVar("T")
 
 
-class TrainState(flax.struct.PyTreeNode):
-    """All that a step changes."""
+@dataclass(frozen=True)
+class StepConfig:
+    """All of a run's config that a training step depends on. Runs that agree in it share their compiled program."""
 
-    step: Int[Array, ""]
-    variables: Variables
-    optimizer_state: optax.OptState
-    average: Variables | None = None
-    """The moving average of the variables, where training.ema_decay asks for it."""
+    recognizer: RecognizerConfig
+    augmentation: AugmentationConfig
+    accumulate: int
+    label_smoothing: float
+    balanced: bool
+    """Whether the utterances' weights differ."""
+    ema_decay: float
+    synchronized: bool
+    """Whether batch statistics are those of all devices."""
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Of a run's config."""
+        training = config.training
+        return cls(
+            config.recognizer,
+            config.augmentation,
+            training.accumulate,
+            training.label_smoothing,
+            training.class_weights == "balanced",
+            training.ema_decay,
+            training.batch_statistics == "synchronized",
+        )
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam (0.9, 0.999, 1e-8) on a schedule; clips first, and decays kernels (AdamW) where the config says so.
+
+    It is what optax calls a gradient transformation, but compares by its settings, so that runs share programs.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    learning_rate: float
+    schedule: str
+    halve_after: tuple[int, ...]
+    warmup: float
+    weight_decay: float
+    clip_norm: float
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step."""
+        return self._chain.init(params)
+
+    def update(self, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """What is to be added to the params, and the state after it."""
+        return self._chain.update(gradients, state, params)
 
     @property
-    def evaluated(self) -> Variables:
-        """The variables that evaluate and predict."""
-        return self.variables if self.average is None else self.average
+    def _chain(self) -> optax.GradientTransformation:
+        if self.weight_decay:
+            adam = optax.adamw(self._schedule, weight_decay=self.weight_decay, mask=_are_kernels)
+        else:
+            adam = optax.adam(self._schedule)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam) if self.clip_norm else adam
 
-
-class Totals(NamedTuple):
-    """Sums over utterances, so that totals of batches simply add up."""
-
-    loss: Float[Array, ""]
-    """Weighted in training; the weights of an epoch add up to its utterances."""
-    utterances: Float[Array, ""]
-    confusion: Float[Array, "C C"]
-
-
-def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam (0.9, 0.999, 1e-8) on the config's schedule; clips first, and decays kernels (AdamW) where it says so."""
-    schedule = _schedule(config, steps_per_epoch)
-    if config.weight_decay:
-        adam = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_are_kernels)
-    else:
-        adam = optax.adam(schedule)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam) if config.clip_norm else adam
-
-
-def _schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of each step, from 0."""
-    if config.schedule == "halve":
-        return optax.piecewise_constant_schedule(
-            config.learning_rate, {epoch * steps_per_epoch: 0.5 for epoch in config.halve_after}
+    @property
+    def _schedule(self) -> optax.Schedule:
+        """The learning rate of each step, from 0."""
+        if self.schedule == "halve":
+            halvings = {epoch * self.steps_per_epoch: 0.5 for epoch in self.halve_after}
+            return optax.piecewise_constant_schedule(self.learning_rate, halvings)
+        warmup = int(self.warmup * self.steps_per_epoch)
+        # The first step is as long as each rise: from 0 it would learn nothing.
+        first = self.learning_rate / (warmup + 1)
+        return optax.warmup_cosine_decay_schedule(
+            first, self.learning_rate, warmup, self.epochs * self.steps_per_epoch
         )
-    warmup = int(config.warmup * steps_per_epoch)
-    # The first step is as long as each rise: from 0 it would learn nothing.
-    first = config.learning_rate / (warmup + 1)
-    return optax.warmup_cosine_decay_schedule(first, config.learning_rate, warmup, config.epochs * steps_per_epoch)
+
+
+AnyOptimizer: TypeAlias = Optimizer | optax.GradientTransformation
+
+
+def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> Optimizer:
+    """The optimizer that the config asks for."""
+    names = (field.name for field in fields(Optimizer) if field.name != "steps_per_epoch")
+    return Optimizer(steps_per_epoch, **{name: getattr(config, name) for name in names})
 
 
 def _are_kernels(params: Any) -> Any:
@@ -68,9 +124,9 @@ def _are_kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def create_state(config: Config, classes: int, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(config: Config, classes: int, optimizer: AnyOptimizer) -> TrainState:
     """A fresh state; the same for the same training.seed."""
-    variables = initialize(jax.random.key(config.training.seed), config, classes)
+    variables = initialize(jax.random.key(config.training.seed), config.recognizer, classes)
     averaged = jax.tree.map(jnp.copy, variables) if config.training.ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), averaged)
 
@@ -107,7 +163,7 @@ def _add_devices(tree: T, axis_name: str | None) -> T:
 
 
 class _Rows(NamedTuple):
-    """Rows of a batch as the gradient is taken of them: augmented waveforms and what belongs to each."""
+    """Rows of a batch as the gradient is taken of them: waveforms, mixed if that is on, and what belongs to each."""
 
     waveforms: Float[Array, "B N"]
     lengths: Int[Array, " B"]
@@ -117,13 +173,13 @@ class _Rows(NamedTuple):
     keys: Key[Array, " B"] | None
 
 
-def _draw(state: TrainState, batch: Batch, config: Config, seed: int | Int[Array, ""]) -> _Rows:
+def _draw(state: TrainState, batch: Batch, config: StepConfig, seed: int | Int[Array, ""]) -> _Rows:
     """The batch with a key for each utterance, where anything is to be drawn; smoothed and mixed if the config says
     so."""
     waveforms, targets, keys = batch.waveforms, _targets(state.variables, batch), None
-    if config.training.label_smoothing > 0:
-        targets = optax.smooth_labels(targets, config.training.label_smoothing)
-    if is_on(config.augmentation) or config.model.dropout > 0:
+    if config.label_smoothing > 0:
+        targets = optax.smooth_labels(targets, config.label_smoothing)
+    if is_on(config.augmentation) or config.recognizer.model.dropout > 0:
         # Threefry by name: other generators' draws for an utterance depend on the rest of the batch.
         key = jax.random.key(seed, impl="threefry2x32")
         keys = example_keys(jax.random.fold_in(key, state.step), batch.examples)
@@ -134,38 +190,32 @@ def _draw(state: TrainState, batch: Batch, config: Config, seed: int | Int[Array
     return _Rows(waveforms, batch.lengths, batch.labels, targets, batch.weights, keys)
 
 
-def _differentiate(
-    variables: Variables, rows: _Rows, config: Config, axis_name: str | None
-) -> tuple[Any, Totals, Any]:
-    """Gradient of the rows' summed loss, their totals, and the running statistics after them."""
-
-    def summed_loss(params: Any) -> tuple[Float[Array, ""], tuple[Any, ...]]:
-        branches, batch_stats = forward(
-            {**variables, "params": params},
-            rows.waveforms,
-            rows.lengths,
-            config=config,
-            train=True,
-            keys=rows.keys,
-            axis_name=axis_name,
-        )
-        total = cross_entropy(branches, rows.targets, rows.weights)
-        return total, (_totals(total, branches, rows.labels, rows.weights), batch_stats)
-
-    (_, (totals, batch_stats)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(variables["params"])
-    return gradients, totals, batch_stats
+def _loss(
+    params: Any, variables: Variables, rows: _Rows, config: StepConfig, axis_name: str | None
+) -> tuple[Float[Array, ""], tuple[Totals, Any]]:
+    """The rows' summed loss; their totals, and the running statistics after them. `forward`, with augmentation."""
+    recognizer, keys = config.recognizer, rows.keys
+    waveforms, lengths = trim(rows.waveforms, rows.lengths, recognizer.features.trim)
+    if keys is not None:
+        waveforms, lengths = augment_waveforms(keys, waveforms, lengths, config.augmentation)
+    features = features_for(waveforms, lengths, recognizer)
+    if keys is not None:
+        features = augment_spectrograms(keys, features, config.augmentation)
+    branches, updated = Recognizer(recognizer, count_classes(variables), axis_name).apply(
+        {**variables, "params": params}, features, keys, train=True, mutable=["batch_stats"]
+    )
+    total = cross_entropy(branches, rows.targets, rows.weights)
+    return total, (_totals(total, branches, rows.labels, rows.weights), updated.get("batch_stats", {}))
 
 
-def _accumulate(variables: Variables, rows: _Rows, config: Config, axis_name: str | None) -> tuple[Any, Totals, Any]:
-    """As `_differentiate`, in training.accumulate parts one after the other; each part takes every so manieth row, so
-    that the rows which fill a batch up are shared among them."""
-    parts = config.training.accumulate
-    if parts == 1:
-        return _differentiate(variables, rows, config, axis_name)
+def _accumulate(gradient: Any, variables: Variables, rows: _Rows, parts: int) -> tuple[Any, Totals, Any]:
+    """The sums of the gradients and totals of `parts` one after the other, and the running statistics after the last.
+    Each part takes every `parts`-th row, so that the rows which fill a batch up are shared among them."""
 
     def take(batch_stats: Any, part: _Rows) -> tuple[Any, tuple[Any, Totals]]:
-        now = {**variables, "batch_stats": batch_stats}
-        gradients, totals, batch_stats = _differentiate(now, part, config, axis_name)
+        (_, (totals, batch_stats)), gradients = gradient(
+            variables["params"], {**variables, "batch_stats": batch_stats}, part
+        )
         return batch_stats, (gradients, totals)
 
     def add(carry: tuple[Any, Any], part: _Rows) -> tuple[tuple[Any, Any], None]:
@@ -184,29 +234,32 @@ def _accumulate(variables: Variables, rows: _Rows, config: Config, axis_name: st
 def train_step(
     state: TrainState,
     batch: Batch,
-    seed: int | Int[Array, ""] | None = None,
+    seed: int | Int[Array, ""] = 0,
     *,
-    config: Config,
-    optimizer: optax.GradientTransformation,
+    config: StepConfig,
+    optimizer: AnyOptimizer,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Totals]:
     """One step down the gradient of the batch's mean loss, weighted by `batch.weights`; padded rows have weight 0.
 
     With `axis_name`, `batch` is this device's share of the rows, and the step is that of all devices' rows together.
     Augmentation and dropout are drawn from (seed, step, example) alone, so that a resumed run draws what an unbroken
-    one would. Given as an array, the seed of another run needs no other program; None is config.training.seed. The
-    confusion counts the utterances' own labels, also where mixup makes the targets mixtures.
+    one would; the seed is training.seed. The confusion counts the utterances' own labels, also where mixup makes the
+    targets mixtures.
 
     Raises:
       ConfigError: mixup is on and the batch has an odd number of rows.
     """
-    synchronized = axis_name if config.training.batch_statistics == "synchronized" else None
-    rows = _draw(state, batch, config, config.training.seed if seed is None else seed)
-    gradients, totals, batch_stats = _accumulate(state.variables, rows, config, synchronized)
+    rows = _draw(state, batch, config, seed)
+    synchronized = axis_name if config.synchronized else None
+    gradient = jax.value_and_grad(partial(_loss, config=config, axis_name=synchronized), has_aux=True)
+    if config.accumulate == 1:
+        (_, (totals, batch_stats)), gradients = gradient(state.variables["params"], state.variables, rows)
+    else:
+        gradients, totals, batch_stats = _accumulate(gradient, state.variables, rows, config.accumulate)
     gradients, totals = _add_devices((gradients, totals), axis_name)
-    weight = totals.utterances  # their sum, where each weighs 1
-    if config.training.class_weights != "none":
-        weight = _add_devices(rows.weights.sum(), axis_name)
+    # Where each utterance weighs 1, their number is the sum of the weights.
+    weight = _add_devices(rows.weights.sum(), axis_name) if config.balanced else totals.utterances
     gradients = jax.tree.map(lambda leaf: leaf / weight, gradients)
     if axis_name is not None and synchronized is None:
         batch_stats = jax.lax.pmean(batch_stats, axis_name)
@@ -217,13 +270,13 @@ def train_step(
     averaged = state.average
     if averaged is not None:
         # The first steps count more, lest the average remember the initial weights (as TensorFlow's does).
-        decay = jnp.minimum(config.training.ema_decay, (1 + state.step) / (10 + state.step))
+        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         averaged = optax.incremental_update(variables, averaged, 1 - decay)
     return TrainState(state.step + 1, variables, optimizer_state, averaged), totals
 
 
 def predict_step(
-    variables: Variables, batch: Batch, *, config: Config, axis_name: str | None = None
+    variables: Variables, batch: Batch, *, config: RecognizerConfig, axis_name: str | None = None
 ) -> tuple[Totals, Float[Array, "B C"]]:
     """Loss and confusion of one batch under the running statistics, and the probabilities of the classes in each row:
     those of the averaged logits. Both are of all devices' rows together."""
@@ -235,6 +288,8 @@ def predict_step(
     return _add_devices(_totals(total, branches, batch.labels, batch.weights), axis_name), probabilities
 
 
-def eval_step(variables: Variables, batch: Batch, *, config: Config, axis_name: str | None = None) -> Totals:
+def eval_step(
+    variables: Variables, batch: Batch, *, config: RecognizerConfig, axis_name: str | None = None
+) -> Totals:
     """Loss and confusion of one batch, as in `predict_step`."""
     return predict_step(variables, batch, config=config, axis_name=axis_name)[0]

@@ -4,8 +4,10 @@ Runs differ in seed and split, so in the number of their steps and in the length
 batch at a step keeps its state; batches of one step are padded to the longest of them, which changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -14,28 +16,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int
 
-from dslstm_jax.config import Config
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.pipeline import Batch
-from dslstm_jax.data.resident import Recordings, cut, without_waveforms
+from dslstm_jax.data.resident import Recordings, gather_waveforms, without_waveforms
 from dslstm_jax.errors import ConfigError, RunError
-from dslstm_jax.runs.folder import Run
-from dslstm_jax.training.loop import (
-    Begin,
-    Course,
-    Display,
-    Examine,
-    Fetch,
-    Learn,
-    Request,
-    course,
-    program_config,
-    seed_of,
-)
+from dslstm_jax.ops.metrics import Totals
+from dslstm_jax.runs.folder import RunFolder
+from dslstm_jax.runs.state import TrainState
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.placement import resident
-from dslstm_jax.training.refit import stages
-from dslstm_jax.training.step import Totals, TrainState, eval_step, train_step
+from dslstm_jax.training.step import AnyOptimizer, StepConfig, eval_step, train_step
+from dslstm_jax.training.totals import RunningTotals
+from dslstm_jax.training.trainer import Display, Epoch, Trainer
 
 T = TypeVar("T")
 
@@ -86,8 +78,8 @@ def train_step_of_all(
     lanes: Lanes,
     active: Bool[Array, " R"],
     *,
-    config: Config,
-    optimizers: Sequence[optax.GradientTransformation],
+    config: StepConfig,
+    optimizers: Sequence[AnyOptimizer],
 ) -> tuple[TrainState, Totals]:
     """`train_step` of every run that is active; the states of the others stay as they are.
 
@@ -121,8 +113,58 @@ def _take(tree: Any, run: Int[Array, ""]) -> Any:
     return jax.tree.map(lambda leaf: leaf[run], tree)
 
 
-def fit_together(
-    runs: Sequence[Run],
+class _Lockstep:
+    """The states of all runs side by side, and the programs that step them."""
+
+    def __init__(self, trainers: Sequence[Trainer], device: jax.Device, recordings: Recordings | None) -> None:
+        config, count = trainers[0].run.config, len(trainers)
+        optimizers = list(dict.fromkeys(trainer.optimizer for trainer in trainers))
+        which = [optimizers.index(trainer.optimizer) for trainer in trainers]
+        lanes = Lanes(np.array([trainer.seed for trainer in trainers]), np.array(which, np.int32))
+        self._states = jax.device_put(stack([trainer.state for trainer in trainers]), device)
+        self._device, self._recordings = device, recordings
+        self._train_rows = max(trainer.train.batch_size for trainer in trainers)
+        self._eval_rows = max((side.batch_size for trainer in trainers for side in trainer.sides.values()), default=0)
+        own = StepConfig.of(config)
+
+        @partial(jax.jit, donate_argnums=0)
+        def learn(states: TrainState, batches: Batch, active: Bool[Array, " R"]) -> tuple[TrainState, list[Totals]]:
+            states, totals = train_step_of_all(states, batches, lanes, active, config=own, optimizers=optimizers)
+            return states, _split(totals, count)
+
+        @jax.jit
+        def examine(variables: Any, batches: Batch) -> list[Totals]:
+            evaluate = partial(eval_step, config=own.recognizer)
+            return _split(jax.vmap(evaluate)(variables, batches), count)
+
+        self._learn, self._examine = learn, examine
+
+    def learn(self, batches: Sequence[Batch | None]) -> list[Totals]:
+        """A training step of each run that has a batch."""
+        self._states, totals = self._learn(self._states, *self._side_by_side(batches, self._train_rows))
+        return totals
+
+    def examine(self, batches: Sequence[Batch | None]) -> list[Totals]:
+        """The totals of each run that has a batch."""
+        return self._examine(self._states.evaluated, self._side_by_side(batches, self._eval_rows)[0])
+
+    def state(self, run: int) -> TrainState:
+        """That of one run."""
+        taken: TrainState = _take(self._states, run)
+        return taken
+
+    def _side_by_side(self, batches: Sequence[Batch | None], rows: int) -> tuple[Batch, Bool[Array, " R"]]:
+        length = longest(batch for batch in batches if batch is not None)
+        if self._recordings is not None:
+            batches = [batch and without_waveforms(batch) for batch in batches]
+        stacked, active = jax.device_put(stack_batches(batches, rows), self._device)
+        if self._recordings is not None:
+            stacked = gather_waveforms(self._recordings, stacked, length)
+        return stacked, active
+
+
+def fit_in_lockstep(
+    runs: Sequence[RunFolder],
     datasets: Sequence[Dataset],
     *,
     parallel: Parallel,
@@ -132,10 +174,10 @@ def fit_together(
     """`fit` of all runs at once on one device: each with its own seed, batches and checkpoints.
 
     Each run ends as it would alone, but for rounding; one that was begun alone is gone on with here, and the other
-    way round.
+    way round. The runs begin their epochs together.
 
     Args:
-      runs: folders whose configs differ in seed and split only.
+      runs: folders whose configs differ in seed, split and epochs only.
       datasets: each run's own.
       parallel: one device.
       displays: where each run's progress goes.
@@ -150,92 +192,79 @@ def fit_together(
     """
     if parallel.mode != "single":
         raise ConfigError("crossval.vmap puts all runs on one device; give --parallel.mode single")
-
-    def fit_stage(stage: Sequence[tuple[Run, Dataset]]) -> bool:
-        runs = [run for run, _ in stage]
-        courses = [
-            course(run, dataset, parallel, display, told_to_stop, place=lambda batch: batch)
-            for (run, dataset), display in zip(stage, displays, strict=True)
-        ]
-        try:
-            recordings = resident(datasets[0], runs[0].config, parallel)
-            return _follow_all(courses, runs, parallel.devices[0], recordings)
-        finally:
-            for one in courses:
-                one.close()
-
-    staged = [
-        stages(run, dataset, parallel, display.tell)
-        for run, dataset, display in zip(runs, datasets, displays, strict=True)
-    ]
-    return all(fit_stage(stage) for stage in zip(*staged, strict=True))
+    recordings = resident(datasets[0], runs[0].config, parallel)
+    with ExitStack() as opened:
+        trainers = []
+        for run, dataset, display in zip(runs, datasets, displays, strict=True):
+            with _naming(run):
+                trainer = Trainer(run, dataset, parallel, display, place=lambda batch: batch)
+                trainers.append(opened.enter_context(trainer))
+        lockstep = _Lockstep(trainers, parallel.devices[0], recordings)
+        while not all(trainer.finished for trainer in trainers):
+            epochs, stop = _learn_one_epoch(trainers, lockstep, told_to_stop)
+            ended = {number: epoch for number, epoch in epochs.items() if not epoch.left}
+            _end_epochs(trainers, ended, lockstep)
+            if stop and not all(trainer.finished for trainer in trainers):
+                return False
+    return True
 
 
-def _follow_all(
-    courses: Sequence[Course], runs: Sequence[Run], device: jax.Device, recordings: Recordings | None
-) -> bool:
-    """Computes what the courses ask for: training steps as long as any wants one, then evaluation."""
-    config, count = program_config(runs[0].config), len(runs)
-    begun = [_advance(one, run, None) for one, run in zip(courses, runs, strict=True)]
-    beginnings = [request for request in begun if isinstance(request, Begin)]
-    states = jax.device_put(stack([beginning.state for beginning in beginnings]), device)
-    optimizers = list({id(beginning.optimizer): beginning.optimizer for beginning in beginnings}.values())
-    lanes = jax.device_put(
-        Lanes(
-            np.array([seed_of(run) for run in runs]),
-            np.array([optimizers.index(beginning.optimizer) for beginning in beginnings], np.int32),
-        ),
-        device,
-    )
-    del begun, beginnings
-
-    @partial(jax.jit, donate_argnums=0)
-    def learn(states: TrainState, batches: Batch, active: Bool[Array, " R"]) -> tuple[TrainState, list[Totals]]:
-        states, totals = train_step_of_all(states, batches, lanes, active, config=config, optimizers=optimizers)
-        return states, _split(totals, count)
-
-    @jax.jit
-    def examine(variables: Any, batches: Batch) -> list[Totals]:
-        return _split(jax.vmap(partial(eval_step, config=config))(variables, batches), count)
-
-    answers: dict[int, Any] = dict.fromkeys(range(count))
-    waiting: dict[int, Request] = {}
-    finished = [False] * count
-    rows = {Learn: 0, Examine: 0}
-    while True:
-        for run, answer in answers.items():
-            request = _advance(courses[run], runs[run], answer)
-            while isinstance(request, Fetch):
-                request = _advance(courses[run], runs[run], _take(states, run))
-            if isinstance(request, bool):
-                finished[run] = request
-                del waiting[run]
-            else:
-                waiting[run] = request
-        if not waiting:
-            return all(finished)
-        kind = Learn if any(isinstance(request, Learn) for request in waiting.values()) else Examine
-        batches = {run: request.batch for run, request in waiting.items() if isinstance(request, kind)}
-        rows[kind] = max(rows[kind], *(len(batch.lengths) for batch in batches.values()))
-        length = longest(batches.values())
-        if recordings is not None:
-            batches = {run: without_waveforms(batch) for run, batch in batches.items()}
-        together = stack_batches([batches.get(run) for run in range(count)], rows[kind])
-        stacked, active = jax.device_put(together, device)
-        if recordings is not None:
-            stacked = cut(recordings, stacked, length)
-        if kind is Learn:
-            states, totals = learn(states, stacked, active)
-        else:
-            totals = examine(states.evaluated, stacked)
-        answers = {run: totals[run] for run in batches}
+def _learn_one_epoch(
+    trainers: Sequence[Trainer], lockstep: _Lockstep, told_to_stop: Callable[[], bool]
+) -> tuple[dict[int, Epoch], bool]:
+    """One epoch of each run that is not finished, by the run's number; and whether we were told to stop, where an
+    epoch may have batches left."""
+    stop = False
+    with ExitStack() as bars:
+        epochs = {
+            number: bars.enter_context(trainer.epoch())
+            for number, trainer in enumerate(trainers)
+            if not trainer.finished
+        }
+        own = [epochs[number].batches() if number in epochs else () for number in range(len(trainers))]
+        for batches in zip_longest(*own):
+            totals = lockstep.learn(batches)
+            there = [number for number, batch in enumerate(batches) if batch is not None]
+            for number in there:
+                with _naming(trainers[number].run):
+                    epochs[number].learned(totals[number])
+                stop = told_to_stop()
+            for number in there:
+                epoch = epochs[number]
+                if epoch.left and (stop or epoch.checkpoint_due):
+                    with _naming(trainers[number].run):
+                        trainers[number].save(epoch, lockstep.state(number))
+            if stop:
+                break
+    return epochs, stop
 
 
-def _advance(one: Course, run: Run, answer: Any) -> Request | bool:
-    """What the run asks for next, or its value at its end."""
+def _end_epochs(trainers: Sequence[Trainer], epochs: dict[int, Epoch], lockstep: _Lockstep) -> None:
+    """Examines the sides of the runs whose epoch has ended, and saves and reports what came of it."""
+    totals: dict[int, dict[str, Totals]] = {}
+    for number, epoch in epochs.items():
+        with _naming(trainers[number].run):
+            totals[number] = {"train": epoch.total()}
+    for side in dict.fromkeys(side for number in epochs for side in trainers[number].sides):
+        examined = [number in epochs and side in trainer.sides for number, trainer in enumerate(trainers)]
+        own = [trainer.batches(side) if there else () for trainer, there in zip(trainers, examined, strict=True)]
+        sums = [RunningTotals() for _ in trainers]
+        for batches in zip_longest(*own):
+            for batch, total, found in zip(batches, sums, lockstep.examine(batches), strict=True):
+                if batch is not None:
+                    total.push(found)
+        for number in epochs:
+            if (sum_of_side := sums[number].read()) is not None:
+                totals[number][side] = sum_of_side
+    for number, epoch in epochs.items():
+        with _naming(trainers[number].run):
+            trainers[number].end(epoch, totals[number], lockstep.state(number))
+
+
+@contextmanager
+def _naming(run: RunFolder) -> Iterator[None]:
+    """Names the run in its errors."""
     try:
-        return one.send(answer)
-    except StopIteration as end:
-        return bool(end.value)
+        yield
     except RunError as error:
         raise RunError(f"{run.path.name}: {error}") from error

@@ -13,18 +13,17 @@ from trees import real_data, write_tone
 
 from dslstm_jax.config import Config, CorpusConfig, DataConfig, SplitConfig
 from dslstm_jax.data.audio import read_audio
-from dslstm_jax.data.corpora import Corpus, Utterance, load_corpus
-from dslstm_jax.data.dataset import Dataset, make_dataset
-from dslstm_jax.data.pipeline import (
-    Loader,
+from dslstm_jax.data.batches import (
     balanced_weights,
     bucket_length,
     choose_lengths,
-    make_loader,
     pad_waveforms,
     padding,
     plan_epoch,
 )
+from dslstm_jax.data.corpora import Corpus, Utterance, load_corpus
+from dslstm_jax.data.dataset import Dataset, make_dataset
+from dslstm_jax.data.pipeline import Loader, make_loader
 from dslstm_jax.data.splits import Split
 from dslstm_jax.errors import AudioError, ConfigError
 

@@ -11,7 +11,7 @@ from dslstm_jax.config import DataConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
-from dslstm_jax.data.resident import MOST_SAMPLES, cut, read_recordings, without_waveforms
+from dslstm_jax.data.resident import MOST_SAMPLES, gather_waveforms, read_recordings, without_waveforms
 from dslstm_jax.errors import AudioError, ConfigError
 
 DEVICE = DataConfig(keep="device")
@@ -32,7 +32,7 @@ def batches_of(dataset, data, place):
 def test_batches_are_those_of_the_files(dataset):
     recordings = jax.device_put(read_recordings(dataset, 16_000))
     found = batches_of(
-        dataset, DEVICE, lambda batch: cut(recordings, without_waveforms(batch), batch.waveforms.shape[1])
+        dataset, DEVICE, lambda batch: gather_waveforms(recordings, without_waveforms(batch), batch.waveforms.shape[1])
     )
     expected = batches_of(dataset, DataConfig(), jax.device_put)
     assert len(found) == len(expected) == 7
@@ -52,8 +52,8 @@ def test_batches_side_by_side_are_cut_at_once(dataset):
     two = batches_of(dataset, DEVICE, without_waveforms)[:2]
     together = jax.tree.map(lambda *leaves: np.stack(leaves), *two)
     for row, batch in enumerate(two):
-        alone = cut(recordings, batch, 9600)
-        np.testing.assert_array_equal(cut(recordings, together, 9600).waveforms[row], alone.waveforms)
+        alone = gather_waveforms(recordings, batch, 9600)
+        np.testing.assert_array_equal(gather_waveforms(recordings, together, 9600).waveforms[row], alone.waveforms)
 
 
 def test_too_many_recordings_are_an_error(dataset):

@@ -9,9 +9,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 import dslstm_jax
+from dslstm_jax.data.batches import pad_waveforms
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
-from dslstm_jax.data.pipeline import pad_waveforms
 from dslstm_jax.evaluation.calibration import (
     COLDEST,
     HOTTEST,

@@ -14,7 +14,7 @@ import soxr
 from tiny import FEATURES, MODEL
 
 from dslstm_jax.config import AugmentationConfig, Config
-from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import Features, augmentation, extract_features
 from dslstm_jax.features.augmentation import (

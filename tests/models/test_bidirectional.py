@@ -21,7 +21,7 @@ from dslstm_jax.recurrence import LSTMWeights, lstm
 
 B, T, F, H = 3, 5, 4, 3
 LENGTHS = (5, 3, 0)
-MASK = jnp.arange(T) < jnp.array(LENGTHS)[:, None]
+MASK = jnp.arange(T)[None] < jnp.array(LENGTHS)[:, None]
 CONFIG = ModelConfig(hidden=H, mfcc_hidden=H, bidirectional=True, recurrent_norm="layer")
 DRAW = np.random.default_rng(0)
 X, Y = (jnp.asarray(DRAW.normal(size=(B, T, size)), jnp.float32) for size in (F, F + 1))

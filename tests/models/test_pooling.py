@@ -20,7 +20,7 @@ from dslstm_jax.models.recognizer import forward, initialize, variable_shapes
 
 B, T, H = 5, 7, 4
 LENGTHS = (7, 4, 0, 1, 5)
-MASK = jnp.arange(T) < jnp.array(LENGTHS)[:, None]
+MASK = jnp.arange(T)[None] < jnp.array(LENGTHS)[:, None]
 X = jnp.asarray(3 + 2 * np.random.default_rng(0).normal(size=(B, T, H)), jnp.float32)
 KINDS = ("mean", "attention", "statistics")
 

@@ -200,7 +200,7 @@ def variables():
 def waveforms(padding: float) -> tuple[jax.Array, jax.Array]:
     lengths = jnp.array([16_000, 9_000, 0])
     noise = np.random.default_rng(0).normal(size=(3, 16_000)).astype(np.float32) * 0.1
-    return jnp.where(jnp.arange(16_000) < lengths[:, None], noise, padding), lengths
+    return jnp.where(jnp.arange(16_000)[None] < lengths[:, None], noise, padding), lengths
 
 
 def losses_and_gradient(variables, waveforms, lengths):

@@ -12,7 +12,7 @@ from recurrence_checks import check_values_and_gradients, largest_difference
 
 from dslstm_jax.ops import convolution
 from dslstm_jax.ops.convolution import block_size, convolution_block, smallest_size
-from dslstm_jax.ops.masking import length_mask
+from dslstm_jax.ops.masking import Frames, length_mask
 from dslstm_jax.ops.normalization import Statistics, batch_norm, normalize
 
 ROWS, CHANNELS = 4, 5
@@ -39,7 +39,7 @@ def plain_block(x, lengths, kernel, bias, scale, shift, running, *, train):
         if length:
             alone = x[row : row + 1, :length]
             z = lax.conv_general_dilated(alone, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            rows.append((row, z[0] + bias))
+            rows.append((row, z[0] + bias[None, None]))
     flat = jnp.concatenate([z.reshape(-1, z.shape[-1]) for _, z in rows])
     _, after = batch_norm(flat, jnp.ones((1, 1), bool), scale, shift, running, axes=(0,), train=train)
     used = Statistics(flat.mean(0), flat.var(0)) if train else running
@@ -72,11 +72,12 @@ def example(seed, time, frequency, from_channels, kernel):
     return {name: jnp.asarray(value, float) for name, value in draw.items()}
 
 
-def apply(block, tree, lengths=None, **options):
+def apply(block, tree, lengths=None, all_or_none=False, **options):
     weights = (tree[name] for name in ("kernel", "bias", "scale", "shift"))
     running = Statistics(tree["running_mean"], tree["running_variance"])
     lengths = whole(tree["x"].shape[1]) if lengths is None else lengths
-    return block(tree["x"], lengths, *weights, running, **options)
+    frames = Frames(lengths, all_or_none) if block is convolution_block else lengths
+    return block(tree["x"], frames, *weights, running, **options)
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])
@@ -98,7 +99,7 @@ def test_equals_the_plain_block_in_float64(size, train, rows):
     with jax.enable_x64(True):
         lengths = rows(size[0])
         check_values_and_gradients(
-            jax.jit(lambda tree: apply(convolution_block, tree, lengths, train=train, whole=rows is whole)),
+            jax.jit(lambda tree: apply(convolution_block, tree, lengths, train=train, all_or_none=rows is whole)),
             jax.jit(lambda tree: apply(plain_block, tree, lengths, train=train)),
             example(0, *size),
             tolerance=1e-9,
@@ -125,7 +126,7 @@ def test_float32_loses_nothing_to_the_level_of_decibels_or_to_what_neighbors_hav
     tree = example(1, 60, 40, 1, (2, 4))
     slow = 30 * np.sin(np.arange(60)[:, None] / 72 + np.arange(40) / 56 + np.arange(ROWS)[:, None, None])
     tree["x"] = jnp.asarray(slow + 0.1 * generator.normal(size=slow.shape) - 70, float)[..., None]
-    differences = tree["kernel"] - tree["kernel"].mean((0, 1, 2))
+    differences = tree["kernel"] - tree["kernel"].mean((0, 1, 2), keepdims=True)
     tree["kernel"] = jnp.where(jnp.arange(CHANNELS) < 3, differences, tree["kernel"])
     (_, (values, running)), gradients = values_and_gradients(convolution_block, train=True)(tree)
     with jax.enable_x64(True):
@@ -161,7 +162,7 @@ def test_padding_has_no_influence(from_channels, train, rows):
     tree, time = example(3, 9, 8, from_channels, (2, 4)), 9
 
     def gradients(tree, lengths, of_padding):
-        block = partial(apply, convolution_block, lengths=lengths, train=train, whole=rows is whole)
+        block = partial(apply, convolution_block, lengths=lengths, train=train, all_or_none=rows is whole)
         (outputs, running), pull = jax.vjp(block, tree)
         valid = length_mask(block_size(lengths, 2), outputs.shape[1])
         of_outputs = jnp.where(valid[..., None, None], jnp.cos(outputs), of_padding)

@@ -47,7 +47,7 @@ def torch_update(running: Statistics, mean: jax.Array, biased: jax.Array) -> Sta
     return Statistics(0.9 * running.mean + 0.1 * mean, 0.9 * running.variance + 0.1 * unbiased)
 
 
-RAGGED = jnp.arange(T) < jnp.array([T, 2, 4, 3])[:, None]
+RAGGED = jnp.arange(T)[None] < jnp.array([T, 2, 4, 3])[:, None]
 
 
 def statistics_of(norm: str, steps: int = T) -> DSLSTMStatistics | None:
@@ -68,22 +68,22 @@ def plain_loop(tree, mask, norm: str, train: bool):
         rows = valid[:, t].nonzero()[0]
         shared = weights.recurrent_kernel[:, : 4 * H]
         z = x[rows, t] @ weights.x_kernel[:, : 4 * H] + y[rows, t] @ weights.y_kernel[:, : 4 * H] + h[rows] @ shared
-        g = jax.nn.sigmoid(z + weights.bias[: 4 * H])
+        g = jax.nn.sigmoid(z + weights.bias[None, : 4 * H])
         gates.append(g)
         if norm in ("step", "shared"):
             row = jax.tree.map(lambda a, t=t: a[min(t, len(a) - 1)], statistics.gates)
             mean, variance = (g.mean(0), g.var(0)) if train else row
-            g = (g - mean) / jnp.sqrt(variance + 1e-5)
+            g = (g - mean[None]) / jnp.sqrt(variance + 1e-5)[None]
         elif norm == "layer":
             g = of_rows(g.reshape(-1, 4, H)).reshape(-1, 4 * H)
         if norm != "none":
-            g = g * weights.gate_scale + weights.gate_shift
+            g = g * weights.gate_scale[None] + weights.gate_shift[None]
         f, i_time, o, i_frequency = jnp.split(g, 4, axis=1)
         candidates = [
             jnp.tanh(sequence[rows, t] @ kernel[:, 4 * H :] + h[rows] @ weights.recurrent_kernel[:, part] + bias)
             for sequence, kernel, part, bias in (
-                (x, weights.x_kernel, slice(4 * H, 5 * H), weights.bias[4 * H : 5 * H]),
-                (y, weights.y_kernel, slice(5 * H, 6 * H), weights.bias[5 * H :]),
+                (x, weights.x_kernel, slice(4 * H, 5 * H), weights.bias[None, 4 * H : 5 * H]),
+                (y, weights.y_kernel, slice(5 * H, 6 * H), weights.bias[None, 5 * H :]),
             )
         ]
         cell = f * c[rows] + i_time * candidates[0] + i_frequency * candidates[1]
@@ -92,16 +92,19 @@ def plain_loop(tree, mask, norm: str, train: bool):
         hidden.append(new)
         if norm in ("step", "shared"):
             mean, variance = (new.mean(0), new.var(0)) if train else statistics.output
-            new = (new - mean) / jnp.sqrt(variance + 1e-5)
+            new = (new - mean[None]) / jnp.sqrt(variance + 1e-5)[None]
         elif norm == "layer":
             new = of_rows(new)
         if norm != "none":
-            new = new * weights.output_scale + weights.output_shift
+            new = new * weights.output_scale[None] + weights.output_shift[None]
         outputs.append(jnp.zeros((B, H), x.dtype).at[rows].set(new))
     remembered = ()
     if norm == "shared" and train:
         remembered = tuple(
-            (0.9 * old.mean + 0.1 * values.mean(0), 0.9 * old.variance + 0.1 * values.var(0, ddof=1))
+            (
+                0.9 * old.mean + 0.1 * values.mean(0, keepdims=old.mean.ndim > 1),
+                0.9 * old.variance + 0.1 * values.var(0, ddof=1, keepdims=old.mean.ndim > 1),
+            )
             for old, values in zip(statistics, map(jnp.concatenate, (gates, hidden)), strict=True)
         )
     return jnp.stack(outputs, axis=1), (h, c), remembered
@@ -130,20 +133,22 @@ def loop(tree, train: bool):
     outputs, gate_rows, output_running = [], [], statistics.output
     for t in range(T):
         z = jnp.concatenate([x[:, t], y[:, t], h], axis=1)
-        g = 1 / (1 + jnp.exp(-(z @ w + weights.bias[gates])))
+        g = 1 / (1 + jnp.exp(-(z @ w + weights.bias[None, gates])))
         row = Statistics(statistics.gates.mean[t], statistics.gates.variance[t])
         mean, variance = (g.mean(0), g.var(0)) if train else row
         gate_rows.append(torch_update(row, g.mean(0), g.var(0)) if train else row)
-        g = (g - mean) / jnp.sqrt(variance + 1e-5) * weights.gate_scale + weights.gate_shift
+        factor = weights.gate_scale / jnp.sqrt(variance + 1e-5)
+        g = (g - mean[None]) * factor[None] + weights.gate_shift[None]
         f, i_time, o, i_frequency = (g[:, k * H : (k + 1) * H] for k in range(4))
-        c_time = jnp.tanh(jnp.concatenate([x[:, t], h], axis=1) @ w_time + weights.bias[candidate])
-        c_frequency = jnp.tanh(jnp.concatenate([y[:, t], h], axis=1) @ w_frequency + weights.bias[5 * H :])
+        c_time = jnp.tanh(jnp.concatenate([x[:, t], h], axis=1) @ w_time + weights.bias[None, candidate])
+        c_frequency = jnp.tanh(jnp.concatenate([y[:, t], h], axis=1) @ w_frequency + weights.bias[None, 5 * H :])
         c = f * c + i_time * c_time + i_frequency * c_frequency
         h = o * jnp.tanh(c)
         mean, variance = (h.mean(0), h.var(0)) if train else statistics.output
         if train:
             output_running = torch_update(output_running, mean, variance)
-        outputs.append((h - mean) / jnp.sqrt(variance + 1e-5) * weights.output_scale + weights.output_shift)
+        factor = weights.output_scale / jnp.sqrt(variance + 1e-5)
+        outputs.append((h - mean[None]) * factor[None] + weights.output_shift[None])
     rows = tuple(jnp.stack(column) for column in zip(*gate_rows, strict=True))
     return jnp.stack(outputs, axis=1), (h, c), rows, tuple(output_running)
 

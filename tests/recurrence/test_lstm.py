@@ -39,9 +39,9 @@ def loop(tree, mask):
         valid = mask[:, t, None]
         i, f, g, o = (
             x[:, t] @ weights.input_kernel[:, gate]
-            + weights.input_bias[gate]
+            + weights.input_bias[None, gate]
             + h @ weights.recurrent_kernel[:, gate]
-            + weights.recurrent_bias[gate]
+            + weights.recurrent_bias[None, gate]
             for gate in gates
         )
         new_c = c / (1 + jnp.exp(-f)) + jnp.tanh(g) / (1 + jnp.exp(-i))
@@ -60,7 +60,7 @@ def scan(tree, mask):
 @pytest.mark.parametrize("lengths", [(T, T, T), (T, 2, 1)], ids=["whole", "padded"])
 def test_equals_a_loop_in_float64(lengths):
     """Values, and the gradients that are written by hand."""
-    mask = jnp.arange(T) < jnp.array(lengths)[:, None]
+    mask = jnp.arange(T)[None] < jnp.array(lengths)[:, None]
     with jax.enable_x64(True):
         tree = random_tree(0, **SHAPES)
         check_values_and_gradients(lambda t: scan(t, mask), lambda t: loop(t, mask), tree, tolerance=1e-10)
@@ -76,7 +76,7 @@ def test_starts_at_zero():
 
 def test_in_two_parts_equals_the_whole():
     weights, x, initial = split(random_tree(2, **SHAPES))
-    mask = jnp.arange(T) < jnp.array([T, 3, 1])[:, None]
+    mask = jnp.arange(T)[None] < jnp.array([T, 3, 1])[:, None]
     run = jax.jit(lstm)
     whole, final = run(weights, x, mask, initial)
     first, state = run(weights, x[:, :2], mask[:, :2], initial)
@@ -137,7 +137,7 @@ def loops(tree, mask, factors):
 @pytest.mark.parametrize(("remat_every", "unroll"), [(0, 1), (3, 2)])
 def test_layers_in_one_loop_equal_loops_in_float64(remat_every, unroll):
     """Values and gradients, with dropout between the layers; chunks of 3 do not divide the ticks."""
-    mask = jnp.arange(T) < jnp.array([T, 2, 1])[:, None]
+    mask = jnp.arange(T)[None] < jnp.array([T, 2, 1])[:, None]
     with jax.enable_x64(True):
         tree, scales = random_tree(4, **STACK_SHAPES), factors()
         check_values_and_gradients(
@@ -161,7 +161,7 @@ def test_padding_has_no_influence_on_layers():
 
 def test_bfloat16_sequences_keep_weights_and_states_in_float32():
     tree = random_tree(7, **STACK_SHAPES)
-    mask = jnp.arange(T) < jnp.array([T, 2, 1])[:, None]
+    mask = jnp.arange(T)[None] < jnp.array([T, 2, 1])[:, None]
     half = tree["x"].astype(jnp.bfloat16)
 
     def run(t, x):
@@ -204,7 +204,7 @@ def test_cudnn_is_given_our_weights_in_its_order(monkeypatch):
         matrices = rnn.unpack_lstm_weights(packed, width, size, layers, bidirectional)
         return rnn.lstm_ref(x, hidden, cell, *matrices, lengths, width, size, layers, dropout, bidirectional)
 
-    tree, mask = random_tree(8, **STACK_SHAPES), jnp.arange(T) < jnp.array([T, 2, 0])[:, None]
+    tree, mask = random_tree(8, **STACK_SHAPES), jnp.arange(T)[None] < jnp.array([T, 2, 0])[:, None]
     expected = stack(tree, mask, factors=factors())
     monkeypatch.setattr(rnn, "lstm", reference)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -17,7 +17,7 @@ from dslstm_jax.training.parallel import Parallel
 
 T = 7
 SHAPES = STACK_SHAPES | {"x": (B, T, F)}
-MASK = jnp.arange(T) < jnp.array([T, 3, 1])[:, None]
+MASK = jnp.arange(T)[None] < jnp.array([T, 3, 1])[:, None]
 pallas = partial(stack, backend="pallas_tpu")
 
 

@@ -529,7 +529,7 @@ def go_on(folder: str, devices: int, processes: int, index: int, port: int, expe
 
 def python(code: str, devices: int):
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))),
+        "PYTHONPATH": os.pathsep.join((*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", ""))),
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PJRT_NPROC": "16",  # else a machine of few cores can deadlock
     }

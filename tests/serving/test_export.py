@@ -18,7 +18,7 @@ from tiny import MODEL, SPECTROGRAMS, tiny_config
 import dslstm_jax
 from dslstm_jax.cli import main
 from dslstm_jax.config import Config, load_config
-from dslstm_jax.data.pipeline import pad_waveforms
+from dslstm_jax.data.batches import pad_waveforms
 from dslstm_jax.errors import ConfigError, RunError
 from dslstm_jax.models.recognizer import initialize
 from dslstm_jax.serving.job import job_identity

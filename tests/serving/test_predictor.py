@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import dslstm_jax
-from dslstm_jax.data.pipeline import pad_waveforms
+from dslstm_jax.data.batches import pad_waveforms
 from dslstm_jax.errors import AudioError, RunError
 from dslstm_jax.serving import predictor as predictor_module
 from dslstm_jax.serving.predictor import GROUP, Prediction, Predictor, predict

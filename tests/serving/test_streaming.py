@@ -15,13 +15,12 @@ import soundfile
 from tiny import FEATURES, MODEL
 
 from dslstm_jax.config import Config, FeaturesConfig, MfccConfig, ModelConfig, SpectrogramConfig, load_config
-from dslstm_jax.data.pipeline import pad_waveforms
+from dslstm_jax.data.batches import pad_waveforms
 from dslstm_jax.errors import AudioError, ConfigError
 from dslstm_jax.features import pitch
-from dslstm_jax.models.branches import Span
 from dslstm_jax.models.pooling import Summary, combine
 from dslstm_jax.models.receptive_field import receptive_fields
-from dslstm_jax.models.recognizer import Part, average, forward_parts, initialize
+from dslstm_jax.models.recognizer import average, initialize
 from dslstm_jax.serving import streaming
 from dslstm_jax.serving.predictor import Prediction, Predictor, predict
 
@@ -136,13 +135,13 @@ def test_a_frame_depends_on_its_receptive_field_alone(case):
 
     @jax.jit
     def logits(parts):
-        return average(forward_parts(predictor.variables, {}, parts, config=predictor.config)[0])
+        return average(streaming.read_parts(predictor.variables, None, parts, config=predictor.config)[0])
 
     def alone(number, samples, frame):
         """The logits of one frame of the `number`-th sequence, and of no frame of the others."""
         padded, lengths = pad_waveforms([samples], 1, len(sound))
-        spans = [Span(np.array([frame]), np.array([frame + (index == number)])) for index in range(len(fields))]
-        return np.asarray(logits(tuple(Part(padded, lengths, span) for span in spans)))
+        first, ends = np.array([frame]), [np.array([frame + (index == number)]) for index in range(len(fields))]
+        return np.asarray(logits(tuple(streaming.Part(padded, lengths, first, end) for end in ends)))
 
     for number, field in enumerate(fields):
         start, end = (frame - field.context) * field.hop, frame * field.hop + field.after
@@ -195,7 +194,7 @@ def test_sound_is_heard_within_the_latency(attention):
 
 
 def test_one_program_serves_all_streams(attention):
-    config = replace(attention.config, model=replace(attention.config.model, spectrogram_weight=0.4))
+    config = replace(attention.config, model=replace(attention.config.model, dropout=0.4))
     before = streaming.step._cache_size()
     for length, chunk, rate in [(160, 160, RATE), (30_000, 1, RATE), (50_000, 441, 44_100), (24_000, 24_000, RATE)]:
         stream(Predictor(attention.variables, config, attention.labels), noise(length), chunk, rate)

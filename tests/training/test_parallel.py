@@ -16,7 +16,7 @@ import pytest
 from tiny import FEATURES
 
 from dslstm_jax.config import Config, ModelConfig, TrainingConfig
-from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel, start_processes

@@ -10,7 +10,7 @@ import pytest
 from tiny import FEATURES, MODEL
 
 from dslstm_jax.config import AugmentationConfig, Config, TrainingConfig
-from dslstm_jax.data.pipeline import Batch
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.models.recognizer import average, forward
 from dslstm_jax.training.loop import add
 from dslstm_jax.training.step import create_state, cross_entropy, eval_step, make_optimizer, train_step

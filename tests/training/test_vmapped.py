@@ -12,9 +12,10 @@ from rich.console import Console
 from tiny import MODEL, read_figures, tiny_config
 
 from dslstm_jax.config import AugmentationConfig, DataConfig, ModelConfig, SplitConfig
+from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
-from dslstm_jax.data.pipeline import Batch, make_loader
+from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.data.splits import describe
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.runs.checkpoint import Checkpoints, load_best
