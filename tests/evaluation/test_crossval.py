@@ -328,9 +328,7 @@ def test_iemocap_by_session_is_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = __file__.replace("tests/evaluation/test_crossval.py", "configs/paper.py:dual_level")
     command = ["crossval", rows, "--corpus.name", "iemocap", "--protocol", "session", "--corpus.root", str(root)]
-    tiny = (
-        "--seeds 1 --model.channels 2 2 --model.hidden 4 --model.mfcc-hidden 4 --model.layers 1 --training.epochs 1"
-    )
+    tiny = "--seeds 1 --model.channels 2 2 --model.hidden 4 --model.mfcc-hidden 4 --training.epochs 1"
     assert main([*command, *tiny.split(), "--data.max-padding", "1", "--parallel.mode", "single"]) == 0
     results = results_of(tmp_path / "runs" / "crossval-iemocap-session")
     assert [fold["test"]["speakers"] for fold in results["folds"]] == [

@@ -15,6 +15,7 @@ from dslstm_jax.data.splits import make_folds
 from dslstm_jax.ops.metrics import unweighted_accuracy, weighted_accuracy
 from dslstm_jax.serving.predictor import BUNDLED
 
+RECIPE = str(Path(__file__).parents[2] / "configs" / "pretrained.py")
 CARD = BUNDLED.with_name("MODEL_CARD.md").read_text()
 
 
@@ -30,7 +31,7 @@ def test_it_is_small_and_knows_four_emotions(predictor):
 
 
 def test_its_config_is_the_one_that_says_so(predictor):
-    assert predictor.config == load_config(str(Path(__file__).parents[2] / "configs" / "pretrained.py"))
+    assert predictor.config == load_config(RECIPE).recognizer
 
 
 def _leaves(tree):
@@ -48,9 +49,9 @@ def test_it_streams(predictor):
 @pytest.mark.corpus
 def test_its_scores_are_those_of_the_card(predictor):
     parts = tuple(CorpusConfig(name, str(real_data(f"data/{name}"))) for name in ("emodb", "ravdess"))
-    config = replace(predictor.config.corpus, parts=parts)
-    corpus = load_corpus(config)
-    split = make_folds(corpus.utterances, predictor.config.split.protocol, predictor.config.split.seed)[0]
+    recipe = load_config(RECIPE)
+    corpus = load_corpus(replace(recipe.corpus, parts=parts))
+    split = make_folds(corpus.utterances, recipe.split.protocol, recipe.split.seed)[0]
     tested = [corpus.utterances[member] for member in split.test]
     answers = predictor.files(utterance.path for utterance in tested)
     confusion = {name: np.zeros((4, 4)) for name in ("EmoDB", "RAVDESS")}
