@@ -165,7 +165,7 @@ def change_speed(
     cutoff = jnp.minimum(1, SPEED_UNITS / (SPEED_UNITS + excess))
     terms = _filter(zero_padding(waveforms, length_mask(lengths, samples)), _interpolation_filters(cutoff))
     # From one long row, without a check of the bounds: else a CPU takes longer for this than for all the rest.
-    places = jnp.minimum(index, samples - 1) + terms.shape[1] * np.arange(len(terms))[:, None]
+    places = jnp.minimum(index, samples - 1) + terms.shape[1] * np.arange(len(terms), dtype=np.int32)[:, None]
     picked = terms.reshape(-1, POLYNOMIAL_TERMS).at[places].get(mode="promise_in_bounds")
     offset, result = fraction - 0.5, picked[..., -1]
     for term in reversed(range(POLYNOMIAL_TERMS - 1)):
@@ -178,10 +178,11 @@ def _positions(excess: Int[Array, " B"], size: int) -> tuple[Int[Array, "B M"], 
 
     float32 would be a hundredth of a sample off after four seconds.
     """
-    blocks, offsets = np.divmod(np.arange(size, dtype=np.int32), 256)
+    blocks, offsets = np.divmod(np.arange(size, dtype=np.int32)[None], 256)
     coarse = blocks * excess[:, None]
     fine = ((coarse & 255) << 8) + offsets * excess[:, None]
-    return jnp.arange(size) + (coarse >> 8) + (fine >> 16), (fine & 65535) / jnp.float32(SPEED_UNITS)
+    whole = jnp.arange(size, dtype=jnp.int32)[None] + (coarse >> 8) + (fine >> 16)
+    return whole, (fine & 65535).astype(jnp.float32) / SPEED_UNITS
 
 
 def _interpolation_filters(cutoff: Float[Array, " B"]) -> Float[Array, "B K P"]:
@@ -189,9 +190,9 @@ def _interpolation_filters(cutoff: Float[Array, " B"]) -> Float[Array, "B K P"]:
     nodes = np.cos(np.pi * (np.arange(POLYNOMIAL_TERMS) + 0.5) / POLYNOMIAL_TERMS) / 2
     distances = nodes + 0.5 + (TAPS // 2 - 1 - np.arange(TAPS))[:, None]
     window = np.i0(KAISER_BETA * np.sqrt(1 - (2 * distances / TAPS) ** 2)) / np.i0(KAISER_BETA)
-    values = jnp.sinc(cutoff[:, None, None] * distances.astype(np.float32)) * cutoff[:, None, None]
+    values = jnp.sinc(cutoff[:, None, None] * distances.astype(np.float32)[None]) * cutoff[:, None, None]
     through_nodes = np.linalg.inv(np.vander(nodes, increasing=True)).T
-    return signal.project(values * window.astype(np.float32), through_nodes)
+    return signal.project(values * window.astype(np.float32)[None], through_nodes)
 
 
 def _filter(x: Float[Array, "B N"], filters: Float[Array, "B K P"]) -> Float[Array, "B M P"]:
@@ -206,7 +207,7 @@ def _filter(x: Float[Array, "B N"], filters: Float[Array, "B K P"]) -> Float[Arr
     frames = signal.frame(padded, 2 * TAPS, TAPS, blocks)
     shifts = np.arange(2 * TAPS)[:, None] - np.arange(TAPS)
     inside = (shifts >= 0) & (shifts < TAPS)
-    products = jnp.where(inside[..., None], filters[:, np.clip(shifts, 0, TAPS - 1)], 0)
+    products = jnp.where(inside[None, ..., None], filters[:, np.clip(shifts, 0, TAPS - 1)], 0)
     filtered = jnp.einsum("btk,bknp->btnp", frames, products, precision=lax.Precision.HIGHEST)
     return filtered.reshape(rows, blocks * TAPS, -1)
 
@@ -232,7 +233,7 @@ def augment_spectrograms(keys: Key[Array, " B"], features: Features, config: Aug
 
     def blank(spectrogram: Float[Array, "B T F"], lengths: Int[Array, " B"]) -> Float[Array, "B T F"]:
         frames, size = spectrogram.shape[1:]
-        of_time = _centers(frames) / lengths[:, None].astype(np.float32)
+        of_time = _centers(frames)[None] / lengths[:, None].astype(np.float32)
         of_bands = _centers(size)[None] / np.float32(size)
         hidden = _covered(times, of_time)[:, :, None] | _covered(bands, of_bands)[:, None, :]
         mean = masked_mean(spectrogram, length_mask(lengths, frames)).mean(axis=1)
