@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from trees import emodb_tree, ravdess_tree
 
-from dslstm_jax.cli.common import with_absolute_paths
 from dslstm_jax.cli.entry import _parse
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import Utterance, load_corpus
@@ -137,7 +136,7 @@ def test_parts_are_named_on_the_command_line(tmp_path, monkeypatch):
     found = (CorpusConfig("emodb", "here"), CorpusConfig("manifest", manifest="my.csv"))
     assert config.corpus.parts == found
     assert config.corpus.label_map == ("calm=neutral",)
-    absolute = with_absolute_paths(config).corpus.parts
+    absolute = config.corpus.with_paths(lambda path: path and str(Path(path).resolve())).parts
     assert [part.root or part.manifest for part in absolute] == [str(tmp_path / name) for name in ("here", "my.csv")]
 
 
