@@ -25,7 +25,8 @@ from dslstm_jax.config import AugmentationConfig, DataConfig
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import make_loader
-from dslstm_jax.runs.checkpoint import Checkpoints, Progress
+from dslstm_jax.runs.checkpoint import Checkpoints
+from dslstm_jax.runs.state import Progress
 from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel, start_processes
 from dslstm_jax.training.placement import placing
@@ -49,7 +50,7 @@ def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") 
     loader = make_loader(dataset, members, config, 8, len(ways.devices))
     read = partial(loader.batches, share=ways.share, place=placing(dataset, config, ways))
     optimizer = optax.sgd(0.05, momentum=0.9)
-    learn, examine = ways.train_step(config, optimizer), ways.eval_step(config)
+    learn, examine = ways.train_step(config, optimizer), ways.eval_step(config.recognizer)
     state, begin, end = create_state(config, len(dataset.corpus.labels), optimizer), 0, STEPS
     if saved:
         with Checkpoints(Path(saved)) as checkpoints:

@@ -33,7 +33,7 @@ def tiny_config(root: Path | str, **changes: Any) -> Config:
         data=DataConfig(max_padding=0.3),
         features=FEATURES,
         model=MODEL,
-        training=TrainingConfig(epochs=4, batch_size=4, evaluation_batch_size=5, learning_rate=0.02),
+        training=TrainingConfig(epochs=4, batch_size=4, learning_rate=0.02),
     )
     return replace(config, **changes)
 

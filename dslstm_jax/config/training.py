@@ -42,8 +42,6 @@ class TrainingConfig:
     """Times that all training utterances are seen."""
     batch_size: int = 128
     """Utterances in a training step."""
-    evaluation_batch_size: int = 32
-    """Utterances at once when evaluating; changes speed and memory, never a figure."""
     accumulate: int = 1
     """Parts in which a step takes its batch, to save memory. The gradient is the one of all; batch statistics are
     those of each part."""

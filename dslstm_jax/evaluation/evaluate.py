@@ -18,6 +18,7 @@ from dslstm_jax.runs.folder import RunFolder
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.placement import placing
 from dslstm_jax.training.totals import add
+from dslstm_jax.training.trainer import EVALUATION_ROWS
 
 Side = Literal["train", "validation", "test"]
 
@@ -97,8 +98,7 @@ def evaluate(run: RunFolder, dataset: Dataset, side: Side, parallel: Parallel) -
     if not members:
         raise RunError(f"{run.path} held nothing back for {side} (split.validation is off); evaluate train or test")
     variables, epoch = load_best(run)
-    batch_size = config.training.evaluation_batch_size
-    loader = make_loader(dataset, members, config, batch_size, len(parallel.devices))
+    loader = make_loader(dataset, members, config, EVALUATION_ROWS, len(parallel.devices))
     predict, variables = parallel.predict_step(config.recognizer), parallel.spread(variables)
     place, answers = placing(dataset, config, parallel), []
 

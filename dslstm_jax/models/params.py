@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from dslstm_jax.ops.masking import zero_padding
 from dslstm_jax.ops.normalization import Statistics, batch_norm, masked_moments, normalize
+from dslstm_jax.ops.promotion import to_rank
 from dslstm_jax.recurrence.ds_lstm import REMEMBERING, DSLSTMStatistics, DSLSTMWeights, Norm, ds_lstm
 from dslstm_jax.recurrence.lstm_cell import LSTMState, LSTMWeights
 
@@ -28,7 +29,7 @@ def torch_uniform(fan_in: int | np.ndarray) -> Initializer:
     bound = 1 / np.sqrt(fan_in)
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -1, 1) * jnp.asarray(bound, dtype)
+        return jax.random.uniform(key, shape, dtype, -1, 1) * to_rank(jnp.asarray(bound, dtype), len(shape))
 
     return initialize
 

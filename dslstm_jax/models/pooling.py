@@ -93,7 +93,7 @@ class Pooling(nn.Module):
         scores = jnp.tanh(products + bias[None, None]) @ vector
         # A row without a valid frame would be divided by 0.
         weights = jax.nn.softmax(scores, axis=1, where=mask | ~mask.any(axis=1, keepdims=True))
-        mean = jnp.einsum("bt,bth->bh", weights, x)
+        mean = jnp.einsum("bt,bth->bh", weights, x.astype(weights.dtype))
         largest = jnp.max(scores, axis=1, keepdims=True, where=mask, initial=jnp.finfo(wide).min)
         weight = jnp.sum(jnp.exp(scores - largest), axis=1, keepdims=True, where=mask)
         return Summary(weight, mean, largest=largest)

@@ -125,6 +125,8 @@ def open_run(path: Path) -> RunFolder:
     """
     if not path.is_dir():
         raise RunError(f"{path}: no such run folder; make one with dslstm train CONFIG.py --workdir {path}")
+    if (path / SELECTION / "config.json").exists() and not (path / "config.json").exists():
+        raise RunError(f"{path} was stopped before validation said how many epochs there are to be; --resume it")
     if not (path / "config.json").is_file():
         raise RunError(f"{path} is not a run folder: it has no config.json")
     config = from_dict(read_json(path / "config.json"), source=str(path / "config.json"))

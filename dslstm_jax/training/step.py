@@ -84,9 +84,10 @@ class Optimizer:
         """The state before the first step."""
         return self._chain.init(params)
 
-    def update(self, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(self, gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         """What is to be added to the params, and the state after it."""
-        return self._chain.update(gradients, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts in integers and reckons in floats
+            return self._chain.update(gradients, state, params)
 
     @property
     def _chain(self) -> optax.GradientTransformation:

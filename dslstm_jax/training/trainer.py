@@ -28,6 +28,10 @@ from dslstm_jax.training.totals import RunningTotals, name_figures
 from dslstm_jax.util.progress import progress_bar
 
 
+EVALUATION_ROWS = 32
+"""Utterances at once when evaluating; their number changes speed and memory, never a figure."""
+
+
 class Display(NamedTuple):
     """Where the progress goes."""
 
@@ -80,7 +84,7 @@ class Trainer:
         )
         examined = ("validation", "test") if training.choose == "test-best" else ("validation",)
         self.sides = {
-            side: make_loader(dataset, getattr(dataset.split, side), config, training.evaluation_batch_size, devices)
+            side: make_loader(dataset, getattr(dataset.split, side), config, EVALUATION_ROWS, devices)
             for side in examined
             if getattr(dataset.split, side)
         }

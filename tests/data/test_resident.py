@@ -32,7 +32,9 @@ def batches_of(dataset, data, place):
 def test_batches_are_those_of_the_files(dataset):
     recordings = jax.device_put(read_recordings(dataset, 16_000))
     found = batches_of(
-        dataset, DEVICE, lambda batch: gather_waveforms(recordings, without_waveforms(batch), batch.waveforms.shape[1])
+        dataset,
+        DEVICE,
+        lambda batch: gather_waveforms(recordings, without_waveforms(batch), batch.waveforms.shape[1]),
     )
     expected = batches_of(dataset, DataConfig(), jax.device_put)
     assert len(found) == len(expected) == 7

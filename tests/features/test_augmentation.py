@@ -26,7 +26,7 @@ from dslstm_jax.features.augmentation import (
     mixup,
 )
 from dslstm_jax.models.recognizer import Recognizer, forward
-from dslstm_jax.training.step import create_state, cross_entropy, train_step
+from dslstm_jax.training.step import StepConfig, create_state, cross_entropy, train_step
 
 RATE = 16_000
 OFF = AugmentationConfig()
@@ -147,7 +147,7 @@ def test_the_new_length_is_the_old_over_the_speed_rounded_up(most):
     assert found.shape[1] == math.ceil(10_000 / (1 - most))
     expected = [-(-length * 65_536 // units(draw, most)) for length, draw in zip(lengths, draws, strict=True)]
     np.testing.assert_array_equal(counts, expected)
-    behind = np.arange(found.shape[1]) >= counts[:, None]
+    behind = np.arange(found.shape[1])[None] >= counts[:, None]
     assert not np.asarray(found)[behind].any()
 
 
@@ -461,7 +461,7 @@ def test_nan_padding_never_leaks(change, batch):
     """Neither into a value nor into a gradient; a silent recording and a padding row have gradients too."""
     _, waveforms, lengths, _, _ = batch
     waveforms = waveforms.at[5].set(0)
-    valid = jnp.arange(12_000) < lengths[:, None]
+    valid = jnp.arange(12_000)[None] < lengths[:, None]
 
     def total(waveforms):
         found = change(waveforms, lengths)
@@ -480,7 +480,7 @@ def test_nan_padding_never_leaks(change, batch):
 
 CONFIG = Config(features=FEATURES, model=MODEL, augmentation=ALL)
 OPTIMIZER = optax.sgd(1e-2)
-learn = jax.jit(partial(train_step, config=CONFIG, optimizer=OPTIMIZER))
+learn = jax.jit(partial(train_step, config=StepConfig.of(CONFIG), optimizer=OPTIMIZER))
 
 
 @pytest.fixture(scope="module")
@@ -503,9 +503,9 @@ def test_off_means_off(state, utterances):
     plain = run(state.variables, utterances.waveforms, utterances.lengths)
     keyed = run(state.variables, utterances.waveforms, utterances.lengths, keys=keys(8))
     jax.tree.map(np.testing.assert_array_equal, keyed, plain)
-    step = jax.make_jaxpr(partial(train_step, config=off, optimizer=OPTIMIZER))(state, utterances)
+    step = jax.make_jaxpr(partial(train_step, config=StepConfig.of(off), optimizer=OPTIMIZER))(state, utterances)
     assert "random" not in str(step)
-    step = jax.make_jaxpr(partial(train_step, config=CONFIG, optimizer=OPTIMIZER))(state, utterances)
+    step = jax.make_jaxpr(partial(train_step, config=StepConfig.of(CONFIG), optimizer=OPTIMIZER))(state, utterances)
     assert "random" in str(step)
 
 
@@ -524,7 +524,7 @@ def test_a_step_learns_from_what_is_mixed_changed_and_masked(state, utterances):
         *_, targets, features = prepare(
             state.step, batch.examples, batch.waveforms, batch.lengths, jax.nn.one_hot(batch.labels, 3), batch.weights
         )
-        branches, _ = Recognizer(MODEL, 3).apply(variables, features, train=True, mutable=["batch_stats"])
+        branches, _ = Recognizer(CONFIG.recognizer, 3).apply(variables, features, train=True, mutable=["batch_stats"])
         return cross_entropy(branches, targets, batch.weights)
 
     _, totals = learn(state, utterances)
@@ -550,4 +550,4 @@ def test_an_odd_batch_is_refused_only_where_it_must_be_paired(state, utterances)
     with pytest.raises(ConfigError, match=r"training\.batch_size"):
         jax.eval_shape(learn, state, odd)
     unpaired = replace(CONFIG, augmentation=replace(ALL, mixup=0.0))
-    jax.eval_shape(partial(train_step, config=unpaired, optimizer=OPTIMIZER), state, odd)
+    jax.eval_shape(partial(train_step, config=StepConfig.of(unpaired), optimizer=OPTIMIZER), state, odd)

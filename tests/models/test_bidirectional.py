@@ -12,9 +12,9 @@ from jax.experimental import rnn
 from jax.sharding import Mesh, PartitionSpec
 from tiny import MODEL, SPECTROGRAMS
 
-from dslstm_jax.config import Config, FeaturesConfig, ModelConfig, from_dict, to_dict
-from dslstm_jax.models.branches import ds_lstm_layers, lstm_layers
-from dslstm_jax.models.params import DSLSTMLayer
+from dslstm_jax.config import FeaturesConfig, ModelConfig, RecognizerConfig, from_dict, to_dict
+from dslstm_jax.models.branches import Sequences, read_by_ds_lstm, read_by_lstm, stack_layers
+from dslstm_jax.models.params import DSLSTMLayer, LSTMLayer
 from dslstm_jax.models.recognizer import forward, initialize, variable_shapes
 from dslstm_jax.ops.masking import reverse_frames
 from dslstm_jax.recurrence import LSTMWeights, lstm
@@ -47,11 +47,14 @@ class Layers(nn.Module):
     config: ModelConfig
     dual: bool
 
-    @nn.compact
+    def setup(self):
+        self.lstm = stack_layers(self.config, lambda: LSTMLayer(H))
+        self.ds_lstm = stack_layers(self.config, lambda: DSLSTMLayer(H, norm=self.config.recurrent_norm))
+
     def __call__(self, x, y, mask):
         if self.dual:
-            return ds_lstm_layers(x, y, mask, None, self.config, train=False)
-        return lstm_layers("lstm", H, x, mask, None, self.config, place=0)
+            return read_by_ds_lstm(self.ds_lstm, Sequences((x, y), mask), None, None, self.config, train=False)[0]
+        return read_by_lstm(self.lstm, Sequences((x,), mask), None, None, self.config, place=0)[0]
 
 
 def alone(params, name, x, y, config):
@@ -60,7 +63,7 @@ def alone(params, name, x, y, config):
     if name.startswith("lstm"):
         return lstm(LSTMWeights(**params[name]), x, mask)[0]
     layer = DSLSTMLayer(H, norm=config.recurrent_norm)
-    return layer.apply({"params": params[name]}, x, y, mask, train=False)
+    return layer.apply({"params": params[name]}, x, y, mask, train=False)[0]
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["lstm", "ds_lstm"])
@@ -100,7 +103,7 @@ def test_cudnn_runs_both_ways(monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-EVERYTHING = Config(
+EVERYTHING = RecognizerConfig(
     features=FeaturesConfig(spectrograms=tuple(replace(spectrogram, frames=0) for spectrogram in SPECTROGRAMS)),
     model=replace(
         MODEL,
@@ -117,7 +120,7 @@ EVERYTHING = Config(
 
 
 def test_widths_and_names():
-    assert from_dict(to_dict(EVERYTHING)) == EVERYTHING
+    assert from_dict(to_dict(EVERYTHING), kind=RecognizerConfig) == EVERYTHING
     params = variable_shapes(EVERYTHING, 3)["params"]
     assert {"lstm_0", "lstm_0_reverse"} <= params["mfcc_branch"].keys()
     assert {"ds_lstm_0", "ds_lstm_0_reverse"} <= params["spectrogram_branch"].keys()
@@ -155,7 +158,7 @@ def gradient_step(config, axis_name=None):
 def arguments():
     lengths = jnp.array([9000, 7000, 0, 100])
     noise = 0.1 * np.random.default_rng(1).normal(size=(4, 9000)).astype(np.float32)
-    return noise, jnp.arange(9000) < lengths[:, None], lengths, jax.random.split(jax.random.key(2), 4)
+    return noise, jnp.arange(9000)[None] < lengths[:, None], lengths, jax.random.split(jax.random.key(2), 4)
 
 
 @pytest.mark.long

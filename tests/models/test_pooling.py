@@ -11,11 +11,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.test_util import check_grads
 from tiny import FEATURES, MODEL
 
-from dslstm_jax.config import Config, from_dict, to_dict
+from dslstm_jax.config import RecognizerConfig, from_dict, to_dict
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import extract_features
 from dslstm_jax.models.params import Normalization
-from dslstm_jax.models.pooling import Pooling
+from dslstm_jax.models.pooling import Pooling, to_vector
 from dslstm_jax.models.recognizer import forward, initialize, variable_shapes
 
 B, T, H = 5, 7, 4
@@ -28,7 +28,8 @@ KINDS = ("mean", "attention", "statistics")
 def pooling(kind):
     """The module as a function of (weights, x, mask), and its weights."""
     module = Pooling(kind)
-    return jax.jit(module.apply), jax.jit(module.init)(jax.random.key(0), X, MASK)
+    pool = jax.jit(lambda variables, x, mask: to_vector(module.apply(variables, x, mask)))
+    return pool, jax.jit(module.init)(jax.random.key(0), X, MASK)
 
 
 def in_numpy(kind, variables, frames):
@@ -141,13 +142,13 @@ def test_two_devices_normalize_as_one():
 
 
 def configured(**changes):
-    return Config(features=FEATURES, model=replace(MODEL, **changes))
+    return RecognizerConfig(features=FEATURES, model=replace(MODEL, **changes))
 
 
 @pytest.mark.parametrize(("field", "value"), [("pooling", "last"), ("normalize", "speaker")])
 def test_configs_of_pooling_and_normalization(field, value):
     config = configured(pooling="attention", normalize="corpus")
-    assert from_dict(to_dict(config)) == config
+    assert from_dict(to_dict(config), kind=RecognizerConfig) == config
     with pytest.raises(ConfigError, match=f"model.{field} is {value}; it must be one of"):
         configured(**{field: value})
 
@@ -164,7 +165,7 @@ def test_the_papers_variables_stay_what_they_were():
 )
 def test_a_recognizer_with_both_sees_nothing_of_padding(branch, pooling, normalize):
     model = replace(MODEL, spectrogram_branch=branch, pooling=pooling, normalize=normalize)
-    config = Config(features=FEATURES, model=model)
+    config = RecognizerConfig(features=FEATURES, model=model)
     variables, lengths = initialize(jax.random.key(0), config, 3), jnp.array([8000, 6000, 0])
     noise = 0.1 * np.random.default_rng(0).normal(size=(3, 8000)).astype(np.float32)
 
@@ -178,7 +179,7 @@ def test_a_recognizer_with_both_sees_nothing_of_padding(branch, pooling, normali
         features = extract_features(waveforms, lengths, FEATURES)
         return *jax.value_and_grad(loss, has_aux=True)(variables["params"]), features
 
-    silent, spoiled = (jnp.where(jnp.arange(8000) < lengths[:, None], noise, padding) for padding in (0, jnp.nan))
+    silent, spoiled = (jnp.where(jnp.arange(8000)[None] < lengths[:, None], noise, padding) for padding in (0, jnp.nan))
     (value, statistics), gradient, features = step(silent)
     jax.tree.map(np.testing.assert_array_equal, step(spoiled)[:2], ((value, statistics), gradient))
     assert min(float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(gradient["mfcc_branch"])) > 0

@@ -12,16 +12,24 @@ import pytest
 from golden_arrays import ROWS, golden, part
 from tiny import FEATURES, MODEL
 
-from dslstm_jax.config import SPECTROGRAM_512, SPECTROGRAM_1024, Config, FeaturesConfig, ModelConfig, TrainingConfig
+from dslstm_jax.config import (
+    SPECTROGRAM_512,
+    SPECTROGRAM_1024,
+    Config,
+    FeaturesConfig,
+    ModelConfig,
+    RecognizerConfig,
+    TrainingConfig,
+)
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import Features
 from dslstm_jax.interop.torch import import_state_dict, parameters
 from dslstm_jax.models.recognizer import (
+    Recognizer,
     average,
     count_parameters,
     forward,
     initialize,
-    make_recognizer,
     variable_shapes,
 )
 from dslstm_jax.training.step import cross_entropy, make_optimizer
@@ -48,7 +56,7 @@ def three_steps():
         arrays = golden(f"torch_{row}_small")
         config, variables = import_state_dict(part(arrays, "init/"), Config())
         features, labels = inputs(arrays, config), jnp.asarray(arrays["input/labels"])
-        model, optimizer = make_recognizer(config, 4), make_optimizer(TrainingConfig(), steps_per_epoch=100)
+        model, optimizer = Recognizer(config.recognizer, 4), make_optimizer(TrainingConfig(), steps_per_epoch=100)
 
         def loss(params, batch_stats):
             branches, updated = model.apply(
@@ -65,7 +73,7 @@ def three_steps():
 
         @jax.jit
         def update(gradient, state, params):
-            updates, state = optimizer.update(gradient, state)
+            updates, state = optimizer.update(gradient, state, params)
             return optax.apply_updates(params, updates), state
 
         losses, gradients, trajectory = [], [], [params]
@@ -174,7 +182,7 @@ def test_evaluation_equals_the_authors(name):
     arrays = golden(f"torch_{name}")
     config, variables = import_state_dict(part(arrays, "after3/"), Config())
     features = inputs(arrays, config)
-    model = make_recognizer(config, 4)
+    model = Recognizer(config.recognizer, 4)
     branches, _ = jax.jit(partial(model.apply, train=False, mutable=["batch_stats"]))(variables, features)
     expected = [value for key, value in sorted(arrays.items(), reverse=True) if "eval/classification" in key]
     differences = [float(np.abs(b.logits - e).max()) for b, e in zip(branches, expected, strict=True)]
@@ -186,10 +194,10 @@ def test_evaluation_equals_the_authors(name):
 
 
 def test_the_papers_model_has_3732296_parameters():
-    assert count_parameters(variable_shapes(Config(), classes=4)) == 3_732_296
+    assert count_parameters(variable_shapes(Config().recognizer, classes=4)) == 3_732_296
 
 
-SMALL = Config(model=ModelConfig(channels=(3, 2), hidden=4, mfcc_hidden=5))
+SMALL = RecognizerConfig(model=ModelConfig(channels=(3, 2), hidden=4, mfcc_hidden=5))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +243,7 @@ def test_nan_padding_and_padded_rows_change_neither_loss_nor_gradient_nor_statis
 def test_initial_weights_are_pytorchs():
     """Uniform within 1 / sqrt(fan-in); batch-norm scales 1, and 0.1 in the cell; all reproducible."""
     shapes = ModelConfig(channels=(16, 8), hidden=24, mfcc_hidden=24)
-    config = Config(model=shapes)
+    config = RecognizerConfig(model=shapes)
     leaves = named_leaves(initialize(jax.random.key(1), config, classes=4)["params"])
     x, y, h = 8 * 31, 8 * 63, 24
     bounds = {
@@ -270,7 +278,7 @@ def test_initial_weights_are_pytorchs():
 @pytest.mark.parametrize(("frames", "said"), [(12, "cannot be aligned"), (3, "too few for 2 CNN layers")])
 def test_spectrograms_that_are_too_short_are_refused(frames, said):
     short = replace(SPECTROGRAM_512, frames=frames)
-    config = Config(features=FeaturesConfig(spectrograms=(short, SPECTROGRAM_1024)), model=SMALL.model)
+    config = RecognizerConfig(features=FeaturesConfig(spectrograms=(short, SPECTROGRAM_1024)), model=SMALL.model)
     with pytest.raises(ConfigError, match=said):
         variable_shapes(config, classes=3)
 
@@ -285,7 +293,7 @@ def outputs_and_gradients(config, variables, waveforms, lengths):
 
 @pytest.fixture(scope="module")
 def tiny_gradients():
-    config = Config(features=FEATURES, model=MODEL)
+    config = RecognizerConfig(features=FEATURES, model=MODEL)
     variables = initialize(jax.random.key(0), config, 3)
     waveforms = 0.1 * jax.random.normal(jax.random.key(1), (4, 8000))
     lengths = jnp.array([8000, 6000, 3000, 0])

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from tiny import FEATURES, MODEL, SPECTROGRAMS
 
-from dslstm_jax.config import AugmentationConfig, Config, FeaturesConfig, from_dict, to_dict
+from dslstm_jax.config import AugmentationConfig, FeaturesConfig, RecognizerConfig, from_dict, to_dict
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.features import Features, augmentation, extract_features, mel_spectrogram
 from dslstm_jax.features.augmentation import augment_spectrograms, example_keys
 from dslstm_jax.models.branches import align, shortest_recording
 from dslstm_jax.models.recognizer import features_for, forward, initialize
+from dslstm_jax.ops.masking import Frames
 
 OWN_FRAMES = FeaturesConfig(spectrograms=tuple(replace(spectrogram, frames=0) for spectrogram in SPECTROGRAMS))
-CONFIG = Config(features=OWN_FRAMES, model=replace(MODEL, layers=1, recurrent_norm="layer"))
+CONFIG = RecognizerConfig(features=OWN_FRAMES, model=replace(MODEL, layers=1, recurrent_norm="layer"))
 LENGTHS = (9000, 6400, 0, 100)
 """The last one is shorter than anything that the CNNs can read."""
 
@@ -27,7 +28,7 @@ def recordings(padding=0.0, samples=9000, lengths=LENGTHS):
     noise *= np.geomspace(0.3, 0.003, len(lengths), dtype=np.float32)[:, None]
     noise = np.pad(noise, ((0, 0), (0, samples - 9000)))
     lengths = jnp.array(lengths)
-    return jnp.where(jnp.arange(samples) < lengths[:, None], noise, padding), lengths
+    return jnp.where(jnp.arange(samples)[None] < lengths[:, None], noise, padding), lengths
 
 
 def test_features_keep_their_own_frames():
@@ -50,7 +51,7 @@ def test_short_recordings_go_on_with_zeros():
     shortest = shortest_recording(CONFIG)
     assert shortest == 256 * 18, "0.288 s at 16 kHz"
     samples, _ = recordings()
-    short, lengths = jnp.where(jnp.arange(300) < 100, samples[:2, :300], jnp.nan), jnp.array([100, 0])
+    short, lengths = jnp.where(jnp.arange(300)[None] < 100, samples[:2, :300], jnp.nan), jnp.array([100, 0])
     found = jax.jit(partial(features_for, config=CONFIG))(short, lengths)
     silent = jnp.pad(short[:1, :100], ((0, 0), (0, shortest - 100)))
     expected = jax.jit(partial(extract_features, config=OWN_FRAMES))(silent, jnp.array([shortest]))
@@ -77,15 +78,20 @@ def test_the_shortest_recording_gives_one_frame(branch):
 def test_rows_are_aligned_by_their_own_lengths():
     x, y = jnp.arange(2 * 11.0).reshape(2, 11, 1), jnp.arange(2 * 5.0).reshape(2, 5, 1)
     lengths = np.array([11, 8]), np.array([5, 3])
-    found, cut, valid = align(x, lengths[0], y, lengths[1])
+    found, cut, frames = align(x, Frames(lengths[0]), y, Frames(lengths[1]))
+    valid = frames.lengths
     assert valid.tolist() == [4, 3]
     for row in range(2):
-        alone = align(
-            *(a for z, n in zip((x, y), lengths, strict=True) for a in (z[row : row + 1, : n[row]], n[row : row + 1]))
+        own = (
+            part
+            for z, n in zip((x, y), lengths, strict=True)
+            for part in (z[row : row + 1, : n[row]], Frames(n[row : row + 1]))
         )
+        alone = align(*own)
         np.testing.assert_array_equal(found[row, : valid[row]], alone[0][0])
         np.testing.assert_array_equal(cut[row, : valid[row]], alone[1][0])
-    assert align(x, np.array([11, 0]), y, np.array([2, 0]))[2].tolist() == [2, 0], "y may end first"
+    first = align(x, Frames(np.array([11, 0])), y, Frames(np.array([2, 0])))[2]
+    assert first.lengths.tolist() == [2, 0], "y may end first"
 
 
 @pytest.fixture(scope="module", params=["ds_lstm", "lstm"])
@@ -137,7 +143,7 @@ def test_masks_are_shares_of_the_valid_frames(monkeypatch):
     monkeypatch.setattr(augmentation, "TIME_MASK_WIDTH", 0.25)
     generator, lengths = np.random.default_rng(1), np.resize([200, 80, 1, 0], 400)
     spectrogram = jnp.asarray(generator.normal(size=(400, 200, 4)) - 40, jnp.float32)
-    valid = np.arange(200) < lengths[:, None]
+    valid = np.arange(200)[None] < lengths[:, None]
     spoiled = jnp.where(valid[..., None], spectrogram, jnp.nan)
     features = Features(jnp.ones((400, 9, 39)), jnp.full(400, 9), (spoiled,), (jnp.asarray(lengths),))
     keys = example_keys(jax.random.key(0), jnp.arange(400))
@@ -158,7 +164,7 @@ def test_masks_are_shares_of_the_valid_frames(monkeypatch):
 
 
 def test_configs_of_variable_length():
-    assert from_dict(to_dict(CONFIG)) == CONFIG
+    assert from_dict(to_dict(CONFIG), kind=RecognizerConfig) == CONFIG
     first, second = OWN_FRAMES.spectrograms
     for spectrograms, said in [
         ((first, SPECTROGRAMS[1]), "frames are 0 and 32; the DS-LSTM needs both stretched or both not"),

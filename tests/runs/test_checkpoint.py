@@ -27,11 +27,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dslstm_jax.errors import RunError
+from dslstm_jax.ops.metrics import Totals
 from dslstm_jax.runs import checkpoint
 from dslstm_jax.runs import checksums as digests
-from dslstm_jax.runs.checkpoint import Checkpoints, Progress
+from dslstm_jax.runs.checkpoint import Checkpoints
 from dslstm_jax.runs.checksums import find_fault
-from dslstm_jax.training.step import Totals, TrainState
+from dslstm_jax.runs.state import Progress, TrainState
 
 OPTIMIZER = optax.adam(1e-3)
 THIRD = Totals(np.float64(1) / 3, np.float64(7), np.arange(4).reshape(2, 2) / np.float64(7))

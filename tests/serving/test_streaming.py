@@ -14,7 +14,14 @@ import pytest
 import soundfile
 from tiny import FEATURES, MODEL
 
-from dslstm_jax.config import Config, FeaturesConfig, MfccConfig, ModelConfig, SpectrogramConfig, load_config
+from dslstm_jax.config import (
+    FeaturesConfig,
+    MfccConfig,
+    ModelConfig,
+    RecognizerConfig,
+    SpectrogramConfig,
+    load_config,
+)
 from dslstm_jax.data.batches import pad_waveforms
 from dslstm_jax.errors import AudioError, ConfigError
 from dslstm_jax.features import pitch
@@ -38,8 +45,10 @@ BRANCHES = {
     "mfcc only": ModelConfig("none", pooling="statistics"),
 }
 SMALL = {name: getattr(MODEL, name) for name in ("channels", "hidden", "mfcc_hidden", "layers")}
-CASES = {name: Config(features=OWN_FRAMES, model=replace(model, **SMALL)) for name, model in BRANCHES.items()}
-CASES["odd sizes"] = Config(
+CASES = {
+    name: RecognizerConfig(features=OWN_FRAMES, model=replace(model, **SMALL)) for name, model in BRANCHES.items()
+}
+CASES["odd sizes"] = RecognizerConfig(
     features=FeaturesConfig(
         sample_rate=11_025,
         mfcc=MfccConfig(hop_length=112),
@@ -47,7 +56,7 @@ CASES["odd sizes"] = Config(
     ),
     model=replace(CASES["mean"].model, kernels=((4, 3), (3, 5)), layers=1),
 )
-CASES["mfcc of a stretched model"] = Config(model=replace(CASES["mfcc only"].model, pooling="mean"))
+CASES["mfcc of a stretched model"] = RecognizerConfig(model=replace(CASES["mfcc only"].model, pooling="mean"))
 CASES["pitch"] = replace(CASES["mfcc only"], features=replace(OWN_FRAMES, pitch=True))
 CHUNKS = (1, 160, 333, 16_000)
 
@@ -305,7 +314,7 @@ def test_bad_rates_are_refused(attention):
     ],
 )
 def test_what_needs_the_whole_recording_is_refused(attention, said, features, changes):
-    config = Config(features=features, model=replace(CASES["attention"].model, **changes))
+    config = RecognizerConfig(features=features, model=replace(CASES["attention"].model, **changes))
     with pytest.raises(ConfigError, match=f"^{said}"):
         Predictor(attention.variables, config, attention.labels).stream(RATE)
 
@@ -316,7 +325,7 @@ def test_the_paper_s_rows_that_stream():
     causal = []
     for row in rows:
         try:
-            streaming.check_causal(load_config(f"{CONFIGS / 'paper.py'}:{row}"))
+            streaming.check_causal(load_config(f"{CONFIGS / 'paper.py'}:{row}").recognizer)
             causal.append(row)
         except ConfigError:
             pass
@@ -362,7 +371,7 @@ def test_summaries_of_an_hour_are_exact(kind):
 @pytest.fixture(scope="module")
 def real() -> Predictor:
     """Of the size of a real one."""
-    return lively(load_config(str(CONFIGS / "pretrained.py")), 8)
+    return lively(load_config(str(CONFIGS / "pretrained.py")).recognizer, 8)
 
 
 @pytest.mark.corpus

@@ -1,5 +1,6 @@
 """Training: it learns, writes down what it did, and a stopped run ends as one that never was stopped."""
 
+import inspect
 import json
 import os
 import re
@@ -7,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,12 +24,14 @@ from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import Loader
 from dslstm_jax.data.splits import describe
 from dslstm_jax.errors import RunError
+from dslstm_jax.ops.metrics import Totals
 from dslstm_jax.runs.folder import create_run
 from dslstm_jax.serving.predictor import load
+from dslstm_jax.training import loop
 from dslstm_jax.training.devices import ParallelConfig
-from dslstm_jax.training.loop import Examine, Fetch, Learn, add, course, display_on
 from dslstm_jax.training.parallel import make_parallel
-from dslstm_jax.training.step import Totals
+from dslstm_jax.training.totals import add
+from dslstm_jax.training.trainer import Trainer, display_on
 
 
 def assert_same_end(run, other):
@@ -201,20 +204,25 @@ def test_training_weighs_the_classes_alike_and_validation_does_not(tones, tmp_pa
     dataset = make_dataset(load_corpus(config.corpus), config)
     labels = dataset.corpus.labels
     run = create_run(tmp_path / "run", config, labels, describe(dataset.corpus.utterances, dataset.split))
-    display = display_on(Console(quiet=True))
-    one = course(run, dataset, make_parallel(ParallelConfig(mode="single")), display, lambda: False)
-    begin, weights, answer = next(one), {Learn: {}, Examine: {}}, None
-    totals = Totals(np.float32(1), np.float32(1), np.ones((3, 3), np.float32))
-    with suppress(StopIteration):
-        while True:
-            request = one.send(answer)
-            answer = begin.state if isinstance(request, Fetch) else totals
-            if not isinstance(request, Fetch):
-                for label, weight in zip(request.batch.labels, request.batch.weights, strict=True):
+    display, single = display_on(Console(quiet=True)), make_parallel(ParallelConfig(mode="single"))
+    weights = {"train": {}, "validation": {}}
+    with Trainer(run, dataset, single, display, place=lambda batch: batch) as trainer, trainer.epoch() as epoch:
+        for side, batches in (("train", epoch.batches()), ("validation", trainer.batches("validation"))):
+            for batch in batches:
+                for label, weight in zip(batch.labels, batch.weights, strict=True):
                     if weight:
-                        weights[type(request)].setdefault(labels[label], set()).add(round(float(weight), 4))
-    assert weights[Learn] == {"neutral": {0.6667}, "happy": {1.3333}, "angry": {1.3333}}
-    assert weights[Examine] == {"neutral": {1}, "happy": {1}, "angry": {1}}
+                        weights[side].setdefault(labels[label], set()).add(round(float(weight), 4))
+    assert weights["train"] == {"neutral": {0.6667}, "happy": {1.3333}, "angry": {1.3333}}
+    assert weights["validation"] == {"neutral": {1}, "happy": {1}, "angry": {1}}
+
+
+def test_the_loop_reads_like_a_loop():
+    """Two nested loops over plain calls: no generator protocol, no caches of programs, and all of it on a screen."""
+    source = inspect.getsource(loop)
+    assert "yield" not in source
+    assert len(inspect.getsource(loop.fit).partition('"""\n    with')[2].splitlines()) <= 60
+    for module in Path(loop.__file__).parent.glob("*.py"):
+        assert "lru_cache" not in module.read_text() or module.stem == "placement", "which keeps sound, no programs"
 
 
 def test_totals_add_up():

@@ -16,7 +16,7 @@ from dslstm_jax.cli import main
 from dslstm_jax.config import ModelConfig
 from dslstm_jax.data.pipeline import Loader
 from dslstm_jax.evaluation import crossval as crossval_module
-from dslstm_jax.reporting.crossval_report import write_results
+from dslstm_jax.evaluation.crossval import read_curves
 from dslstm_jax.runs.checkpoint import load_best
 from dslstm_jax.runs.folder import open_run
 from dslstm_jax.util.progress import progress_bar
@@ -59,7 +59,7 @@ def assert_same_end(run, other):
 
 def test_it_ends_as_both_runs_do_by_hand(config, refitted, tmp_path):
     chooser = train(config, tmp_path / "chooser")
-    assert_same_end(open_run(refitted.selection), chooser)
+    assert_same_end(refitted.selected_by, chooser)
     epochs = load_best(chooser)[1]
     assert 1 < epochs < EPOCHS, "else this test would not see whether all is shortened"
     flags = ["--training.epochs", str(epochs), "--training.warmup", str(3 * epochs / EPOCHS)]
@@ -70,16 +70,40 @@ def test_it_ends_as_both_runs_do_by_hand(config, refitted, tmp_path):
     assert json.loads(refitted.calibration.read_text()) == json.loads(chooser.calibration.read_text())
 
 
-def test_the_run_folder_says_what_was_asked_for_and_who_was_where(refitted, capsys):
-    assert refitted.config.training.choose == "refit"
-    assert refitted.config.training.epochs == EPOCHS
-    assert refitted.read_folds() == open_run(refitted.selection).read_folds()
-    assert refitted.read_folds()["validation"]["utterances"]
+def test_both_runs_say_what_they_are(refitted, capsys):
+    """Ordinary run folders: the second says how long it was trained, and on whom."""
+    selection = refitted.selected_by
+    assert (selection.config.training.choose, selection.config.training.epochs) == ("validation-best", EPOCHS)
+    assert (refitted.config.training.choose, refitted.config.training.epochs) == ("last", load_best(selection)[1])
+    assert not refitted.config.split.validation
+    before, after = selection.read_folds(), refitted.read_folds()
+    assert before["validation"]["utterances"]
+    assert not after["validation"]["utterances"]
+    assert sorted(after["train"]["utterances"]) == sorted(
+        before["train"]["utterances"] + before["validation"]["utterances"]
+    )
+    assert after["test"] == before["test"]
     chosen = "number of epochs chosen by validation UA, mean of 2 epochs, then trained anew with the validation"
     assert chosen in (refitted.report / "report.md").read_text()
-    for side, said in (("test", "2 unseen speakers"), ("validation", "the utterances it was trained on")):
-        assert main(["evaluate", str(refitted.path), "--split", side]) == 0
-        assert f"fold 0 of seed 0, {said}, {chosen}" in capsys.readouterr().out
+    assert main(["evaluate", str(refitted.path)]) == 0
+    assert f"fold 0 of seed 0, 2 unseen speakers, {chosen}" in capsys.readouterr().out
+    assert main(["evaluate", str(refitted.path), "--split", "validation"]) == 2
+    assert "held nothing back for validation" in capsys.readouterr().err
+
+
+def test_a_refitted_run_of_an_older_version_still_predicts(refitted, tmp_path, capsys):
+    """Its folder said what was asked for, and who would have validated."""
+    run = shutil.copytree(refitted.path, tmp_path / "run")
+    asked = {"choose": "refit", "epochs": EPOCHS, "warmup": 3.0}
+    config = json.loads((run / "config.json").read_text())
+    config["training"] |= asked
+    config["split"]["validation"] = True
+    (run / "config.json").write_text(json.dumps(config))
+    shutil.copy(run / "selection" / "folds.json", run / "folds.json")
+    assert open_run(run).config == refitted.config
+    assert_same_end(open_run(run), refitted)
+    assert main(["evaluate", str(run)]) == 2
+    assert "refitted by an older version, and can only predict" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -95,8 +119,11 @@ def test_a_run_terminated_in_either_stage_goes_on_there(config, refitted, tmp_pa
             yield batch
 
     monkeypatch.setattr(Loader, "batches", terminated)
-    train(config, tmp_path / "run", "--training.choose", "refit")
+    arguments = ["train", str(config), "--workdir", str(tmp_path / "run"), "--parallel.mode", "single"]
+    assert main([*arguments, "--training.choose", "refit"]) == 0
     assert "stopped; resume with" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "--resume it" in capsys.readouterr().err
     assert seen == [16, 32][: stage + 1]
     monkeypatch.setattr(Loader, "batches", whole)
     resumed = train(config, tmp_path / "run", "--training.choose", "refit", "--resume")
@@ -140,19 +167,13 @@ def test_a_crossval_refits_every_run_alone_or_together(config, refitted, tmp_pat
             yield count
 
     monkeypatch.setattr(crossval_module, "progress_bar", counted)
-    drawn = []
-
-    def drawing(folder, results, records, *, title):
-        drawn.extend(records)
-        write_results(folder, results, records, title=title)
-
-    monkeypatch.setattr(crossval_module, "write_results", drawing)
     alone = crossval(config, tmp_path / "alone")
     assert_same_end(open_run(tmp_path / "alone" / "fold0_seed0"), refitted)
     epochs = [run["epoch"] for run in alone["runs"]]
     assert epochs == [load_best(open_run(tmp_path / "alone" / f"fold{n}_seed0" / "selection"))[1] for n in range(3)]
     assert len(set(epochs)) > 1, "else runs together would all end at once"
     # The curves are of the networks that were validated, all equally long.
+    drawn = read_curves(tmp_path / "alone", alone)
     assert [len(records) for records in drawn] == [EPOCHS] * 3
     assert all("validation_ua" in record for records in drawn for record in records)
     report = (tmp_path / "alone" / "report" / "report.md").read_text()

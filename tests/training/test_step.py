@@ -12,8 +12,8 @@ from tiny import FEATURES, MODEL
 from dslstm_jax.config import AugmentationConfig, Config, TrainingConfig
 from dslstm_jax.data.batches import Batch
 from dslstm_jax.models.recognizer import average, forward
-from dslstm_jax.training.loop import add
-from dslstm_jax.training.step import create_state, cross_entropy, eval_step, make_optimizer, train_step
+from dslstm_jax.training.step import StepConfig, create_state, cross_entropy, eval_step, make_optimizer, train_step
+from dslstm_jax.training.totals import add
 
 CONFIG = Config(features=FEATURES, model=MODEL)
 OPTIMIZER = make_optimizer(TrainingConfig(learning_rate=1e-2, halve_after=(2,)), steps_per_epoch=3)
@@ -36,9 +36,9 @@ def state():
     return create_state(CONFIG, 3, OPTIMIZER)
 
 
-learn = jax.jit(partial(train_step, config=CONFIG, optimizer=OPTIMIZER))
-examine = jax.jit(partial(eval_step, config=CONFIG))
-branch_logits = jax.jit(lambda variables, *sound: forward(variables, *sound, config=CONFIG)[0])
+learn = jax.jit(partial(train_step, config=StepConfig.of(CONFIG), optimizer=OPTIMIZER))
+examine = jax.jit(partial(eval_step, config=CONFIG.recognizer))
+branch_logits = jax.jit(lambda variables, *sound: forward(variables, *sound, config=CONFIG.recognizer)[0])
 
 
 def assert_close(found, expected, **tolerance):
@@ -148,7 +148,7 @@ GENTLY, FULLY = optax.sgd(0.1), optax.sgd(1.0)
 
 @cache
 def compiled_step(config, optimizer):
-    return jax.jit(partial(train_step, config=config, optimizer=optimizer))
+    return jax.jit(partial(train_step, config=StepConfig.of(config), optimizer=optimizer))
 
 
 def steps(config, optimizer, *batches, classes=3):
@@ -190,7 +190,7 @@ def test_a_weighted_step_goes_down_the_mean_of_smoothed_losses_over_the_sum_of_w
     config = replace(MFCC_ALONE, training=replace(WEIGHTED, accumulate=accumulate))
     data = weighted_batch()
     (before, after), totals = steps(config, FULLY, data)
-    (branch,) = jax.jit(partial(forward, config=config))(before.variables, data.waveforms, data.lengths)[0]
+    (branch,) = jax.jit(partial(forward, config=config.recognizer))(before.variables, data.waveforms, data.lengths)[0]
     logits = np.asarray(branch.logits, np.float64)[:4]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
@@ -206,7 +206,7 @@ def test_a_weighted_step_goes_down_the_mean_of_smoothed_losses_over_the_sum_of_w
 def test_evaluation_knows_no_smoothing():
     variables = create_state(MFCC_ALONE, 3, OPTIMIZER).variables
     plain, found = (
-        jax.jit(partial(eval_step, config=replace(MFCC_ALONE, training=training)))(variables, batch(6, 4))
+        jax.jit(partial(eval_step, config=replace(MFCC_ALONE, training=training).recognizer))(variables, batch(6, 4))
         for training in (TrainingConfig(), WEIGHTED)
     )
     assert_close(found, plain, rtol=0)

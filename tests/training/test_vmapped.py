@@ -21,10 +21,11 @@ from dslstm_jax.errors import ConfigError
 from dslstm_jax.runs.checkpoint import Checkpoints, load_best
 from dslstm_jax.runs.folder import create_run, open_run
 from dslstm_jax.training.devices import ParallelConfig
-from dslstm_jax.training.loop import display_on, fit, program_config
+from dslstm_jax.training.loop import fit
 from dslstm_jax.training.parallel import make_parallel
-from dslstm_jax.training.step import create_state, train_step
-from dslstm_jax.training.vmapped import Lanes, fit_together, stack, stack_batches, train_step_of_all
+from dslstm_jax.training.step import StepConfig, create_state, train_step
+from dslstm_jax.training.trainer import display_on
+from dslstm_jax.training.vmapped import Lanes, fit_in_lockstep, stack, stack_batches, train_step_of_all
 
 AUGMENTATION = AugmentationConfig(noise=0.5, gain=6.0, speed=0.1, frequency_masks=1, time_masks=1, mixup=0.4)
 SINGLE = make_parallel(ParallelConfig(mode="single"))
@@ -50,7 +51,7 @@ def settings(tones):
 def test_five_steps_of_runs_that_differ_in_seed_and_size_are_those_of_each_alone(settings):
     """One run has two batches, the others five; rows and lengths of the batches differ."""
     dataset = make_dataset(load_corpus(settings.corpus), settings)
-    config, labels = program_config(settings), len(dataset.corpus.labels)
+    config, labels = StepConfig.of(settings), len(dataset.corpus.labels)
     schedules = [optax.piecewise_constant_schedule(0.05, {after: 0.1}) for after in (3, 1)]
     optimizers = [optax.sgd(schedule, momentum=0.9) for schedule in schedules]
     seeds, which, members = (
@@ -133,7 +134,7 @@ def make_runs(folder, settings, kinds, keep="files"):
 
 def run_together(runs, datasets, stop=lambda: False):
     displays = [display_on(QUIET)] * len(runs)
-    return fit_together(runs, datasets, parallel=SINGLE, displays=displays, told_to_stop=stop)
+    return fit_in_lockstep(runs, datasets, parallel=SINGLE, displays=displays, told_to_stop=stop)
 
 
 def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_checkpoints(quick, tmp_path):
@@ -141,7 +142,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
     alone, datasets = make_runs(tmp_path / "alone", quick, kinds)
     assert len({len(dataset.split.train) for dataset in datasets}) > 1
     for run, dataset in zip(alone, datasets, strict=True):
-        assert fit(run, dataset, parallel=SINGLE, console=QUIET)
+        assert fit(run, dataset, parallel=SINGLE, display=display_on(QUIET), told_to_stop=lambda: False)
     together, _ = make_runs(tmp_path / "together", quick, kinds, keep="device")
     asked = []
     # Stopped in the first epoch, at another batch in each run.
@@ -151,7 +152,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
     assert run_together(together, datasets)
     mixed = [open_run(tmp_path / "mixed" / run.path.name) for run in together]
     for run, dataset in zip(mixed, datasets, strict=True):
-        assert fit(run, dataset, parallel=SINGLE, console=QUIET)
+        assert fit(run, dataset, parallel=SINGLE, display=display_on(QUIET), told_to_stop=lambda: False)
     for expected, *others in zip(alone, together, mixed, strict=True):
         for run in others:
             for row, same in zip(read_figures(run.path), read_figures(expected.path), strict=True):
@@ -164,4 +165,4 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
 def test_several_devices_are_refused():
     two = make_parallel(ParallelConfig(mode="pmap"))
     with pytest.raises(ConfigError, match=r"--parallel\.mode single"):
-        fit_together([], [], parallel=two, displays=[], told_to_stop=lambda: False)
+        fit_in_lockstep([], [], parallel=two, displays=[], told_to_stop=lambda: False)
