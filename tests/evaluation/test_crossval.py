@@ -244,6 +244,29 @@ def test_a_crossval_begun_before_there_was_a_setting_goes_on(config, crossed, tm
     assert results["calibration_error"] == results_of(crossed)["calibration_error"]
 
 
+def test_a_folder_that_version_0_1_0_began_goes_on(config, crossed, tmp_path):
+    shutil.copytree(crossed, tmp_path / "run")
+    constants = {
+        ("augmentation", "noise_snr"): [10.0, 30.0],
+        ("features", "mfcc", "lifter"): 22,
+        ("model", "unroll"): 1,
+        ("training", "evaluation_batch_size"): 5,
+        ("corpus", "roots"): [],
+        ("corpus", "label_column"): "label",
+    }
+    for file in (tmp_path / "run" / "crossval.json", *(tmp_path / "run").glob("*/config.json")):
+        values = json.loads(file.read_text())
+        del values["corpus"]["parts"], values["corpus"]["columns"]
+        for (*rooms, name), value in constants.items():
+            part = values
+            for room in rooms:
+                part = part[room]
+            part[name] = value
+        file.write_text(json.dumps(values))
+    assert crossval(config, tmp_path / "run", "--resume") == 0
+    assert results_of(tmp_path / "run")["figures"] == results_of(crossed)["figures"]
+
+
 def test_the_last_epoch_can_be_chosen(config, crossed, tmp_path):
     shutil.copytree(crossed, tmp_path / "run")
     assert crossval(config, tmp_path / "other", "--training.choose", "last", "--seeds", "1") == 0
