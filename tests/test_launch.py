@@ -18,6 +18,7 @@ from tiny import MODEL, tiny_config, write_config
 from dslstm_jax.cli.entry import _parse
 from dslstm_jax.config import DataConfig, from_dict
 from dslstm_jax.evaluation.compare import paired_difference, read_comparable
+from dslstm_jax.evaluation.results import read_results
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -274,14 +275,16 @@ def test_tables_are_run_one_after_the_other(tmp_path):
 
 
 TABLES = ROOT / "results" / "tables"
+PUBLISHED = {
+    str(file.relative_to(TABLES)).removesuffix(".json.gz"): file for file in sorted(TABLES.rglob("*.json.gz"))
+}
 
 
-@pytest.mark.parametrize("name", sorted(str(file.relative_to(TABLES))[:-5] for file in TABLES.rglob("*.json")))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_tables_say_what_their_files_say(name):
     """Each was made by its row's command, once or `again`, and its figures stand in BENCHMARKS.md as they are."""
-    file = TABLES / f"{name}.json"
-    results = json.loads(file.read_text())
-    row = _parse("crossval", shlex.split(dry_run("tables.sh", "EMODB", "RAVDESS", "RUNS", file.stem))[2:])
+    results = read_results(PUBLISHED[name])
+    row = _parse("crossval", shlex.split(dry_run("tables.sh", "EMODB", "RAVDESS", "RUNS", Path(name).name))[2:])
     made = from_dict(results["config"])
     assert made == replace(row.config, split=replace(row.config.split, protocol=row.protocol))
     assert len(results["seeds"]) == row.seeds
@@ -290,33 +293,33 @@ def test_published_tables_say_what_their_files_say(name):
     for figures in filter(None, (results["figures"], (results["ensemble"] or {}).get("figures"))):
         assert f"| {_accuracies(figures)} |" in text
     assert results["environment"]["commit"][:7] in text
-    assert not re.search(r'"/(home|root|tmp|work)/', file.read_text())
+    assert not re.search(r'"/(home|root|tmp|work)/', json.dumps(results))
 
 
-PAPER = sorted(file.stem.removeprefix("paper_random5_") for file in TABLES.glob("paper_random5_*.json"))
+PAPER = [name.removeprefix("paper_random5_") for name in PUBLISHED if name.startswith("paper_random5_")]
 
 
 @pytest.mark.parametrize("row", PAPER)
 def test_published_rows_of_the_paper_are_those_of_the_files(row):
     """Shared speakers, unseen ones, and those once more: three pairs of columns."""
     files = (f"paper_random5_{row}", f"paper_speaker5_{row}", f"again/paper_speaker5_{row}")
-    cells = [_accuracies(json.loads((TABLES / f"{name}.json").read_text())["figures"]) for name in files]
+    cells = [_accuracies(read_results(PUBLISHED[name])["figures"]) for name in files]
     assert f"\n| `{row}` | {' | '.join(cells)} |\n" in (ROOT / "BENCHMARKS.md").read_text()
 
 
-ELEMENTS = sorted(
-    str(file.relative_to(TABLES))[:-5]
-    for file in TABLES.rglob("*.json")
-    if file.stem.startswith(("with_", "without_", "corpus_normalization", "statistics_pooling"))
-    and file.stem != "with_all"
-)
+ELEMENTS = [
+    name
+    for name in PUBLISHED
+    if Path(name).name.startswith(("with_", "without_", "corpus_normalization", "statistics_pooling"))
+    and Path(name).name != "with_all"
+]
 
 
 @pytest.mark.parametrize("name", ELEMENTS)
 def test_published_differences_are_those_of_the_files(name):
     """A row about an element has its own figures, its difference to with_all, and what all six seeds say."""
     (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "BENCHMARKS.md").read_text(), re.MULTILINE)
-    own, whole = TABLES / f"{name}.json", (TABLES / name).with_name("with_all.json")
+    own, whole = PUBLISHED[name], PUBLISHED[name].with_name("with_all.json.gz")
     first = [] if own.parent == TABLES else [TABLES / whole.name, TABLES / own.name]
     runs = read_comparable([*first, whole, own])
     cells = [_accuracies(found["figures"]) for found in (runs[-1].results, runs[-1].results["ensemble"])]

@@ -256,12 +256,13 @@ def save_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The results.json of a cross-validation's folder, or the file itself, wherever it was copied to.
+    """The results.json of a cross-validation's folder, or the file itself, wherever it was copied to; gzip may have
+    made it a .json.gz.
 
     Raises:
       RunError: there is none, or it is damaged.
     """
-    file = path if path.suffix == ".json" else path / "report" / "results.json"
+    file = path if path.name.endswith((".json", ".json.gz")) else path / "report" / "results.json"
     if not file.is_file():
         raise RunError(f"{path} holds no results of a cross-validation; dslstm crossval makes {file}")
     return read_json(file)

@@ -1,7 +1,9 @@
 """A run folder: what was run, on whom, on what machine, and what came of it; it needs nothing outside itself."""
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,7 +167,7 @@ def check_same_settings(path: Path, before: Mapping[str, Any], now: Mapping[str,
 
 
 def read_json(path: Path) -> Any:
-    """What is in a JSON file.
+    """What is in a JSON file, which is compressed where its name ends in .gz.
 
     Raises:
       RunError: the file is missing or damaged.
@@ -175,8 +177,8 @@ def read_json(path: Path) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 

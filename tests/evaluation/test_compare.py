@@ -1,5 +1,6 @@
 """Cross-validations side by side: paired tests worked by hand, and a clear no to what cannot be compared."""
 
+import gzip
 import json
 
 import numpy as np
@@ -108,6 +109,13 @@ def test_a_copy_of_the_results_is_as_good_as_their_folder(tmp_path, capsys):
     copies = [(path / "report" / "results.json").rename(tmp_path / f"{path.name}.json") for path in paths]
     assert main(["compare", *map(str, copies)]) == 0
     assert f"{copies[1]} - {copies[0]}" in capsys.readouterr().out
+    packed = tmp_path / "other.json.gz"
+    packed.write_bytes(gzip.compress(copies[1].read_bytes()))
+    assert main(["compare", str(copies[0]), str(packed)]) == 0
+    assert f"{packed} - {copies[0]}" in capsys.readouterr().out
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert main(["compare", str(copies[0]), str(packed)]) == 2
+    assert f"cannot read {packed}" in capsys.readouterr().err
     missing = tmp_path / "missing.json"
     assert main(["compare", str(copies[0]), str(missing)]) == 2
     assert f"{missing} holds no results of a cross-validation" in capsys.readouterr().err
