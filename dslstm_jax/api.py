@@ -234,6 +234,7 @@ def crossval(
             shard=shard,
             parallel=devices,
             console=console,
+            tested=_report,
         )
         if not isinstance(results, Unfinished) and devices.leads:
             title = f"{dataset.corpus.name}, cross-validation {path.name}"

@@ -88,6 +88,7 @@ def crossvalidate(
     shard: tuple[int, int],
     parallel: Parallel,
     console: Console,
+    tested: Callable[[RunFolder, Dataset, Evaluation], None] = lambda *_: None,
 ) -> dict[str, Any] | Unfinished:
     """Trains and tests every fold of config.split.protocol under every seed.
 
@@ -105,6 +106,7 @@ def crossvalidate(
         rest, and the one that ends last reports.
       parallel: the devices.
       console: where the progress goes.
+      tested: called with each run, its dataset and its test, in the one process that may write.
 
     Returns:
       What results.json holds, or what is left to do.
@@ -127,7 +129,9 @@ def crossvalidate(
     meter = _Meter()
     with parallel.told_to_stop() as told_to_stop, _displays(own, console, meter, vmap) as displays:
         train = _train_in_lockstep if vmap else _train_one_by_one
-        if not train(own, displays, parallel, meter, told_to_stop):
+        for job, display in train(own, displays, parallel, meter, told_to_stop):
+            _test(job, display, parallel, tested)
+        if any(not job.finished for job in own):
             return Unfinished(told_to_end=True, runs=_count_left(jobs))
     throughput = meter.measured("vmap" if vmap else "one by one")
     if throughput is not None:
@@ -198,31 +202,28 @@ def _begin(
     parallel.wait("cross-validation")
 
 
-Train = Callable[[Sequence[_Job], Sequence[Display], Parallel, "_Meter", Callable[[], bool]], bool]
-
-
 def _train_one_by_one(
     jobs: Sequence[_Job],
     displays: Sequence[Display],
     parallel: Parallel,
     meter: "_Meter",
     told_to_stop: Callable[[], bool],
-) -> bool:
+) -> Iterator[tuple[_Job, Display]]:
+    """Yields each job that is trained, to be tested; ends early if we are told to stop."""
     for job, display in zip(jobs, displays, strict=True):
         if job.finished:
             continue
         if told_to_stop():
-            return False
+            return
         try:
             for run, dataset in job.stages(parallel, display):
                 with meter.running():
                     going_on = fit(run, dataset, parallel=parallel, display=display, told_to_stop=told_to_stop)
                 if not going_on:
-                    return False
+                    return
         except RunError as error:
             raise RunError(f"{job.path.name}: {error}") from error
-        _test(job, display, parallel)
-    return True
+        yield job, display
 
 
 def _train_in_lockstep(
@@ -231,21 +232,21 @@ def _train_in_lockstep(
     parallel: Parallel,
     meter: "_Meter",
     told_to_stop: Callable[[], bool],
-) -> bool:
+) -> Iterator[tuple[_Job, Display]]:
+    """As `_train_one_by_one`, all at once."""
     left = [(job, display) for job, display in zip(jobs, displays, strict=True) if not job.finished]
     own = [display for _, display in left]
     for stage in zip(*(job.stages(parallel, display) for job, display in left), strict=True):
         runs, datasets = zip(*stage, strict=True)
         with meter.running():
-            going_on = fit_in_lockstep(runs, datasets, parallel=parallel, displays=own, told_to_stop=told_to_stop)
-        if not going_on:
-            return False
-    for job, display in left:
-        _test(job, display, parallel)
-    return True
+            if not fit_in_lockstep(runs, datasets, parallel=parallel, displays=own, told_to_stop=told_to_stop):
+                return
+    yield from left
 
 
-def _test(job: _Job, display: Display, parallel: Parallel) -> None:
+def _test(
+    job: _Job, display: Display, parallel: Parallel, tested: Callable[[RunFolder, Dataset, Evaluation], None]
+) -> None:
     with display.bar("to be tested", 0, job.utterances - job.learned):  # what was not to be learned is behind, too
         pass
     run = open_run(job.path)
@@ -253,6 +254,7 @@ def _test(job: _Job, display: Display, parallel: Parallel) -> None:
     result = evaluate(run, job.dataset, "test", parallel)
     display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
     if parallel.leads:
+        tested(run, job.dataset, result)
         _write_predictions(job, result, temperature)
     parallel.wait(f"predictions of {job.path.name}")
 

@@ -27,7 +27,6 @@ from dslstm_jax.training.step import create_state, make_optimizer
 from dslstm_jax.training.totals import RunningTotals, name_figures
 from dslstm_jax.util.progress import progress_bar
 
-
 EVALUATION_ROWS = 32
 """Utterances at once when evaluating; their number changes speed and memory, never a figure."""
 

@@ -7,13 +7,13 @@ import pytest
 from dslstm_jax.config import Config, SplitConfig
 from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.evaluation.evaluate import Side, _protocol
-from dslstm_jax.runs.folder import Run
+from dslstm_jax.runs.folder import RunFolder
 
 PAIR = [Utterance("a.wav", "joy", "s00"), Utterance("b.wav", "sad", "s00"), Utterance("c.wav", "sad", "s01")]
 
 
 def words(protocol: str, side: Side = "test", utterances: list[Utterance] = PAIR) -> str:
-    run = Run(Path("run"), Config(split=SplitConfig(protocol, fold=1, seed=7)), ("joy", "sad"))
+    run = RunFolder(Path("run"), Config(split=SplitConfig(protocol, fold=1, seed=7)), ("joy", "sad"))
     return _protocol(run, utterances, side)
 
 

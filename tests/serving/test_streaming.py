@@ -68,7 +68,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return (generator.normal(size=samples) * 0.1 * np.exp(2 * np.sin(3 * times))).clip(-1, 1).astype(np.float32)
 
 
-def lively(config: Config, classes: int = 4) -> Predictor:
+def lively(config: RecognizerConfig, classes: int = 4) -> Predictor:
     """An untrained recognizer that decibels do not saturate and whose answers are far apart."""
     variables = initialize(jax.random.key(0), config, classes)
     first = "batch_norm_0" if config.model.normalize == "none" else "normalization"

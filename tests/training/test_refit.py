@@ -122,8 +122,9 @@ def test_a_run_terminated_in_either_stage_goes_on_there(config, refitted, tmp_pa
     arguments = ["train", str(config), "--workdir", str(tmp_path / "run"), "--parallel.mode", "single"]
     assert main([*arguments, "--training.choose", "refit"]) == 0
     assert "stopped; resume with" in capsys.readouterr().out
-    assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "--resume it" in capsys.readouterr().err
+    if stage == 0:
+        assert main(["evaluate", str(tmp_path / "run")]) == 2
+        assert "--resume it" in capsys.readouterr().err
     assert seen == [16, 32][: stage + 1]
     monkeypatch.setattr(Loader, "batches", whole)
     resumed = train(config, tmp_path / "run", "--training.choose", "refit", "--resume")
