@@ -92,9 +92,12 @@ class Recognizer(nn.Module):
         train: bool = False,
     ) -> tuple[Read, ...]:
         """Reads the sequences, from their first frame or on from `states`, where an earlier part of them ended."""
-        begun = [None] * len(sequences) if states is None else states
-        pairs = zip(self._branches, self._by_branch(sequences), self._by_branch(begun), strict=True)
-        return tuple(read for branch, own, before in pairs for read in branch.recur(own, before, keys, train))
+        begun, found = [None] * len(sequences) if states is None else states, []
+        for branch, own, before in zip(
+            self._branches, self._by_branch(sequences), self._by_branch(begun), strict=True
+        ):
+            found += branch.recur(own, before, keys, train)
+        return tuple(found)
 
     def classify(self, summaries: Sequence[Summary]) -> tuple[BranchLogits, ...]:
         """The branches' logits, of the summaries of what was read."""

@@ -1,5 +1,7 @@
 """One step: the loss is the mean over utterances, and padding and batch sizes change no figure."""
 
+import sys
+import traceback
 from dataclasses import replace
 from functools import cache, partial
 
@@ -259,3 +261,20 @@ def test_the_average_follows_weights_and_statistics():
     plain = create_state(CONFIG, 3, OPTIMIZER)
     assert plain.average is None
     assert plain.evaluated is plain.variables
+
+
+def test_few_calls_lie_between_the_train_step_and_a_frame_of_the_ds_lstm(state, monkeypatch):
+    """A stranger who follows the loss to the cell reads at most 12 functions of ours, both ends included."""
+    module = sys.modules["dslstm_jax.recurrence.ds_lstm"]  # the package has a function of that name
+    stacks, sigmoid = [], module.sigmoid
+
+    def recorded(z):
+        names = [frame.name for frame in traceback.extract_stack() if "/dslstm_jax/" in frame.filename]
+        stacks.append(names[names.index("train_step") :])
+        return sigmoid(z)
+
+    monkeypatch.setattr(module, "sigmoid", recorded)
+    jax.clear_caches()
+    jax.eval_shape(partial(train_step, config=StepConfig.of(CONFIG), optimizer=OPTIMIZER), state, batch(3, 3))
+    assert {names[-1] for names in stacks} == {"step"}
+    assert max(map(len, stacks)) <= 12, stacks
