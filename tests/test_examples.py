@@ -61,6 +61,17 @@ def test_stream(tones, tmp_path):
 def test_train_on_your_csv(tmp_path):
     printed = run("train_on_your_csv.py", tmp_path)
     assert printed.startswith("path,label,speaker\n")
-    assert len((tmp_path / "recordings.csv").read_text().splitlines()) == 1 + 6 * 4 * 3
-    assert len(re.findall(r"^test WA=\S+ UA=\S+ \(speaker5 fold 0", printed, re.MULTILINE)) == 2
-    assert re.search(rf"said in a {EMOTIONS} voice, heard as {EMOTIONS}\n$", printed)
+    assert len((tmp_path / "recordings.csv").read_text().splitlines()) == 1 + 6 * 4 * 2
+    assert "train: 16 utterances of 2 speakers\n" in printed
+    curve = re.search(r"^validation UA after each epoch:(( 0\.\d\d){8})$", printed, re.MULTILINE)[1].split()
+    assert re.search(rf"^test UA \S+, report in {tmp_path / 'run' / 'report' / 'report.md'}$", printed, re.MULTILINE)
+    assert (tmp_path / "run" / "report" / "report.md").exists()
+    rows = re.findall(rf"^{EMOTIONS} was heard as (.*)$", printed, re.MULTILINE)
+    confusion = [[int(count) for count in re.findall(r"(\d+) x", row)] for _, row in rows]
+    assert [sum(row) for row in confusion] == [4] * 4
+    # The epoch that was chosen is the one of the best validation UA.
+    assert f"{sum(confusion[place][place] for place in range(4)) / 16:.2f}" == max(curve)
+    assert re.search(rf"^labelled {EMOTIONS}, answered {EMOTIONS} \(\d+%\)$", printed, re.MULTILINE)
+    folds, mean = re.search(r"^UA of each fold:((?: \S+){3}) mean: (\S+)$", printed, re.MULTILINE).groups()
+    assert float(mean) == pytest.approx(sum(map(float, folds.split())) / 3, abs=0.011)
+    assert re.search(rf"^{tmp_path / 'attention'} - {tmp_path / 'mean'} .* \(3 pairs\)$", printed, re.MULTILINE)

@@ -92,7 +92,8 @@ class Recognizer(nn.Module):
         train: bool = False,
     ) -> tuple[Read, ...]:
         """Reads the sequences, from their first frame or on from `states`, where an earlier part of them ended."""
-        begun, found = [None] * len(sequences) if states is None else states, []
+        begun = [None] * len(sequences) if states is None else states
+        found: list[Read] = []
         for branch, own, before in zip(
             self._branches, self._by_branch(sequences), self._by_branch(begun), strict=True
         ):
