@@ -43,11 +43,6 @@ def run(config, seen, tmp_path_factory):
     return dslstm_jax.train(config, workdir, parallel=SINGLE, on_epoch=seen.append)
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-    monkeypatch.setattr(api, "fit", lambda *_, **__: pytest.fail("something was trained"))
-
-
 def test_what_a_user_types_is_there():
     names = {"Config", "Run", "compare", "crossval", "evaluate", "load", "predict", "train"}
     assert names <= set(dir(dslstm_jax))
@@ -73,28 +68,25 @@ def test_python_and_the_command_train_alike(run, config, tmp_path):
     assert read_figures(tmp_path / "run") == read_figures(run.path)
 
 
-def test_a_config_may_be_named_by_its_file(run, config, tmp_path, no_training):
-    """The loop is not entered: what it would be given is looked at."""
+def test_a_run_is_not_overwritten(run, config, tmp_path, monkeypatch):
+    """Whether the config is a value or the file that holds it."""
+    monkeypatch.setattr(api, "fit", lambda *_, **__: pytest.fail("something was trained"))
     file = write_config(tmp_path / "config.py", config)
-    with pytest.raises(dslstm_jax.RunError, match="holds a run already"):
-        dslstm_jax.train(file, run.path)
+    for given in (config, file, f"{file}:config"):
+        with pytest.raises(dslstm_jax.RunError, match="holds a run already"):
+            dslstm_jax.train(given, run.path, parallel=SINGLE)
     with pytest.raises(dslstm_jax.ConfigError, match=r"missing\.py"):
         dslstm_jax.train(tmp_path / "missing.py", tmp_path / "run")
 
 
-def test_a_run_is_not_overwritten(run, config, no_training):
-    with pytest.raises(dslstm_jax.RunError, match="holds a run already"):
-        dslstm_jax.train(config, run.path, parallel=SINGLE)
-
-
-def test_a_finished_run_is_gone_on_with_at_once(run, config, seen):
+def test_a_finished_run_is_given_back_at_once(run, config):
     before = read_figures(run.path)
     called = []
     again = dslstm_jax.train(config, run.path, resume=True, parallel=SINGLE, on_epoch=called.append)
     assert (again.path, again.finished, called) == (run.path, True, [])
     assert read_figures(run.path) == before
+    changed = replace(config, training=replace(config.training, seed=1))
     with pytest.raises(dslstm_jax.RunError, match=r"training\.seed = 0, not 1"):
-        changed = replace(config, training=replace(config.training, seed=1))
         dslstm_jax.train(changed, run.path, resume=True, parallel=SINGLE)
 
 
@@ -123,12 +115,9 @@ def test_evaluate_gives_what_the_command_prints(trained, capsys):
 def test_a_side_is_evaluated_once(trained, monkeypatch):
     run = dslstm_jax.Run(trained, parallel=SINGLE)
     asked = []
-    monkeypatch.setattr(api, "evaluate_side", lambda folder, dataset, side, parallel: asked.append(side) or side)
-    assert [run.evaluate("validation"), run.evaluate("train"), run.evaluate("validation")] == [
-        "validation",
-        "train",
-        "validation",
-    ]
+    monkeypatch.setattr(api, "evaluate_side", lambda *arguments: asked.append(arguments[2]) or object())
+    first, other, again = (run.evaluate(side) for side in ("validation", "train", "validation"))
+    assert again is first is not other
     assert asked == ["validation", "train"]
 
 
@@ -138,7 +127,7 @@ def test_evaluate_takes_a_path_or_a_run(trained, run):
     assert dslstm_jax.evaluate(run) is run.evaluate("test")
 
 
-def test_a_run_predicts_as_load_does(trained, tones):
+def test_a_run_predicts_as_load_does(trained):
     sound = np.sin(np.arange(8_000) / 4).astype(np.float32)
     expected = dslstm_jax.load(trained)(sound, 16_000)
     assert dslstm_jax.Run(trained).predictor()(sound, 16_000) == expected
@@ -148,23 +137,20 @@ def test_a_run_whose_corpus_changed_is_not_evaluated(trained, tones, tmp_path):
     shutil.copytree(tones, tmp_path / "tones")
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)
-    file = copy / "config.json"
-    file.write_text(file.read_text().replace(str(tones), str(tmp_path / "tones")))
-    assert dslstm_jax.Run(copy).dataset.labels == dslstm_jax.Run(trained).labels
+    for file in (copy / "config.json", copy / "folds.json"):
+        file.write_text(file.read_text().replace(str(tones), str(tmp_path / "tones")))
+    assert len(dslstm_jax.Run(copy).dataset.corpus.utterances) == 48
     next((tmp_path / "tones" / "wav").glob("*.wav")).unlink()
     with pytest.raises(dslstm_jax.RunError, match="changed since the run began"):
         dslstm_jax.Run(copy).evaluate("validation")
 
 
-def test_crossval_gives_what_results_json_holds(config, tmp_path, capsys):
+def test_crossval_gives_what_results_json_holds(config, tmp_path):
     results = dslstm_jax.crossval(config, tmp_path / "crossed", seeds=1, parallel=SINGLE)
-    assert json.loads((tmp_path / "crossed" / "report" / "results.json").read_text()) == json.loads(
-        json.dumps(results)
-    )
+    written = json.loads((tmp_path / "crossed" / "report" / "results.json").read_text())
+    assert written == json.loads(json.dumps(results))
     assert len(results["runs"]) == 3
-    # Two networks of a fold may be put side by side too: here one with itself.
-    found = dslstm_jax.compare([tmp_path / "crossed", tmp_path / "crossed"]).difference()
-    assert found.pooled == 0
+    assert dslstm_jax.compare([tmp_path / "crossed"] * 2).difference().pooled == 0
     with pytest.raises(dslstm_jax.ConfigError, match="seeds is 0"):
         dslstm_jax.crossval(config, tmp_path / "none", seeds=0)
 
@@ -181,13 +167,18 @@ def test_compare_says_what_the_command_prints(tmp_path, capsys):
         dslstm_jax.compare(paths[:1])
 
 
-@pytest.mark.parametrize("command", ["train", "crossval", "compare", "evaluate"])
-def test_a_command_calls_one_function(command, config, trained, tmp_path, monkeypatch, capsys):
-    def stop(*arguments, **named):
-        raise dslstm_jax.RunError(f"called with {arguments} {named}")
+@pytest.mark.parametrize(("command", "function"), [("train", "train"), ("crossval", "crossval"), ("evaluate", "Run")])
+def test_a_command_calls_one_function(command, function, config, tmp_path, monkeypatch, capsys):
+    called = []
 
-    monkeypatch.setattr(api, {"evaluate": "Run"}.get(command, command), stop)
-    file = str(write_config(tmp_path / "config.py", config))
-    arguments = {"train": [file, "--workdir", "there"], "crossval": [file, "--workdir", "there"]}
-    assert main([command, *arguments.get(command, [str(trained), "there"][: 1 + (command == "compare")])]) == 2
-    assert "called with" in capsys.readouterr().err
+    def stop(*arguments, **named):
+        called.append((*arguments, *named))
+        raise dslstm_jax.RunError("that is enough")
+
+    monkeypatch.setattr(api, function, stop)
+    file, workdir = str(write_config(tmp_path / "config.py", config)), tmp_path / "run"
+    given = [str(workdir)] if command == "evaluate" else [file, "--workdir", str(workdir)]
+    assert main([command, *given]) == 2
+    assert "that is enough" in capsys.readouterr().err
+    [arguments] = called
+    assert arguments[:2] == ((workdir, "parallel") if command == "evaluate" else (config, workdir))

@@ -5,11 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from tiny import FEATURES, MODEL
+
+from dslstm_jax.config import RecognizerConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EMOTIONS = "(happy|neutral|angry|sad)"
@@ -41,12 +45,13 @@ def test_predict(trained, tones, tmp_path):
 @pytest.mark.slow
 def test_stream(tones, tmp_path):
     import jax
-    from test_streaming import CASES
 
     from dslstm_jax.models.recognizer import initialize
     from dslstm_jax.serving.predictor import Predictor
 
-    config, labels = CASES["attention"], ("happy", "neutral", "angry", "sad")
+    features = replace(FEATURES, spectrograms=tuple(replace(each, frames=0) for each in FEATURES.spectrograms))
+    model = replace(MODEL, normalize="corpus", pooling="attention", recurrent_norm="none")
+    config, labels = RecognizerConfig(features, model), ("happy", "neutral", "angry", "sad")
     Predictor(initialize(jax.random.key(0), config, 4), config, labels).export(tmp_path / "model.dslstm")
     sounds = [soundfile.read(tones / "wav" / f"{speaker}a01Wa.wav") for speaker in ("03", "08", "09")]
     soundfile.write(tmp_path / "sound.wav", np.concatenate([samples for samples, _ in sounds]), sounds[0][1])
