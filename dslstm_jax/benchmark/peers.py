@@ -67,8 +67,9 @@ class _FlaxLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        for _ in range(self.layers):
-            x = jnp.asarray(nn.RNN(self.cell(self.hidden, dtype=self.dtype))(x))
+        with jax.numpy_dtype_promotion("standard"):  # flax's cells add a float32 state to their inputs
+            for _ in range(self.layers):
+                x = jnp.asarray(nn.RNN(self.cell(self.hidden, dtype=self.dtype))(x))
         return x
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from dslstm_jax.config import TrainingConfig
 from dslstm_jax.errors import RunError
 from dslstm_jax.ops.metrics import Totals
 from dslstm_jax.runs import checkpoint
@@ -33,8 +33,9 @@ from dslstm_jax.runs import checksums as digests
 from dslstm_jax.runs.checkpoint import Checkpoints
 from dslstm_jax.runs.checksums import find_fault
 from dslstm_jax.runs.state import Progress, TrainState
+from dslstm_jax.training.step import make_optimizer
 
-OPTIMIZER = optax.adam(1e-3)
+OPTIMIZER = make_optimizer(TrainingConfig(), steps_per_epoch=1)
 THIRD = Totals(np.float64(1) / 3, np.float64(7), np.arange(4).reshape(2, 2) / np.float64(7))
 no_warning = partial(pytest.fail, pytrace=False)
 
