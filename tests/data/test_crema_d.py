@@ -6,7 +6,7 @@ import pytest
 from trees import crema_d_tree
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import crema_d
+from dslstm_jax.data.corpora.acted import CREMA_D
 from dslstm_jax.data.corpora.base import Utterance
 from dslstm_jax.errors import CorpusError
 
@@ -17,7 +17,7 @@ SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS
 
 def test_names_are_read(tmp_path: Path) -> None:
     crema_d_tree(tmp_path, actors=(1001, 1091))
-    corpus = crema_d.load(CorpusConfig("crema_d", root=str(tmp_path)))
+    corpus = CREMA_D.load(CorpusConfig("crema_d", root=str(tmp_path)))
     assert corpus.name == "crema_d"
     assert corpus.labels == LABELS
     assert corpus.counts() == dict.fromkeys(LABELS, 8) | {"neutral": 4}
@@ -35,7 +35,7 @@ def test_a_whole_corpus_is_counted(tmp_path: Path) -> None:
             for code in MEANINGS:
                 for level in ("LO", "MD", "HI") if sentence == "IEO" and code != "NEU" else ("XX",):
                     (tmp_path / f"{actor}_{sentence}_{code}_{level}.wav").touch()
-    corpus = crema_d.load(CorpusConfig(root=str(tmp_path)))
+    corpus = CREMA_D.load(CorpusConfig(root=str(tmp_path)))
     assert corpus.counts() == dict.fromkeys(LABELS, 91 * 14) | {"neutral": 91 * 12}
     speakers = [utterance.speaker for utterance in corpus.utterances]
     assert set(speakers) == {str(actor) for actor in range(1001, 1092)}
@@ -45,14 +45,14 @@ def test_a_whole_corpus_is_counted(tmp_path: Path) -> None:
 def test_the_wav_folder_itself_will_do(tmp_path: Path) -> None:
     crema_d_tree(tmp_path)
     wav = str(tmp_path / "AudioWAV")
-    assert crema_d.load(CorpusConfig(root=wav)) == crema_d.load(CorpusConfig(root=str(tmp_path)))
+    assert CREMA_D.load(CorpusConfig(root=wav)) == CREMA_D.load(CorpusConfig(root=str(tmp_path)))
 
 
 def test_the_level_with_a_single_x_is_read(tmp_path: Path) -> None:
     crema_d_tree(tmp_path, actors=(1040,), sentences=("DFA",))
     path = tmp_path / "AudioWAV" / "1040_ITH_SAD_X.wav"  # so in the release
     path.touch()
-    corpus = crema_d.load(CorpusConfig(root=str(tmp_path)))
+    corpus = CREMA_D.load(CorpusConfig(root=str(tmp_path)))
     assert corpus.counts() == dict.fromkeys(LABELS, 1) | {"sad": 2}
     assert Utterance(str(path), "sad", "1040") in corpus.utterances
 
@@ -72,14 +72,14 @@ def test_other_files_are_left_out(tmp_path: Path) -> None:
         (tmp_path / "AudioWAV" / name).touch()
     (tmp_path / "AudioMP3").mkdir()
     (tmp_path / "AudioMP3" / "1001_IEO_ANG_HI.wav").touch()
-    assert len(crema_d.load(CorpusConfig(root=str(tmp_path))).utterances) == 6
+    assert len(CREMA_D.load(CorpusConfig(root=str(tmp_path))).utterances) == 6
 
 
 def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "speech.wav").touch()
     with pytest.raises(CorpusError, match=r"looked in .* for names like 1001_DFA_ANG_XX\.wav"):
-        crema_d.load(CorpusConfig(root=str(tmp_path)))
+        CREMA_D.load(CorpusConfig(root=str(tmp_path)))
     with pytest.raises(CorpusError, match="no such folder"):
-        crema_d.load(CorpusConfig(root=str(tmp_path / "nothing")))
+        CREMA_D.load(CorpusConfig(root=str(tmp_path / "nothing")))
     with pytest.raises(CorpusError, match=r"'crema_d' needs its folder: give --corpus\.root DIR"):
-        crema_d.load(CorpusConfig())
+        CREMA_D.load(CorpusConfig())

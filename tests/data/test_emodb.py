@@ -6,14 +6,14 @@ import pytest
 from trees import emodb_tree, real_data
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import emodb
+from dslstm_jax.data.corpora.acted import EMODB
 from dslstm_jax.data.corpora.base import Utterance
 from dslstm_jax.errors import CorpusError
 
 
 def test_names_are_read(tmp_path: Path) -> None:
     emodb_tree(tmp_path, speakers=("03", "16"), texts=("a01", "b02"))
-    corpus = emodb.load(CorpusConfig("emodb", root=str(tmp_path)))
+    corpus = EMODB.load(CorpusConfig("emodb", root=str(tmp_path)))
     assert corpus.name == "emodb"
     assert corpus.labels == ("happy", "neutral", "angry", "sad", "bored", "disgust", "fearful")
     assert corpus.counts() == dict.fromkeys(corpus.labels, 4)
@@ -28,35 +28,35 @@ def test_names_are_read(tmp_path: Path) -> None:
 
 def test_the_wav_folder_itself_will_do(tmp_path: Path) -> None:
     emodb_tree(tmp_path)
-    assert emodb.load(CorpusConfig(root=str(tmp_path / "wav"))) == emodb.load(CorpusConfig(root=str(tmp_path)))
+    assert EMODB.load(CorpusConfig(root=str(tmp_path / "wav"))) == EMODB.load(CorpusConfig(root=str(tmp_path)))
 
 
 def test_other_files_are_left_out(tmp_path: Path) -> None:
     emodb_tree(tmp_path, speakers=("03",), texts=("a01",))
     for name in ("notes.txt", "._03a01Wa.wav", "03a01Xa.wav", "03c01Wa.wav", "03a01Wa.wav.bak", "3a01Wa.wav"):
         (tmp_path / "wav" / name).touch()
-    assert len(emodb.load(CorpusConfig(root=str(tmp_path))).utterances) == 7
+    assert len(EMODB.load(CorpusConfig(root=str(tmp_path))).utterances) == 7
 
 
 def test_four_emotions_are_in_the_papers_order(tmp_path: Path) -> None:
     emodb_tree(tmp_path, emotions="TWNF")
-    assert emodb.load(CorpusConfig(root=str(tmp_path))).labels == ("happy", "neutral", "angry", "sad")
+    assert EMODB.load(CorpusConfig(root=str(tmp_path))).labels == ("happy", "neutral", "angry", "sad")
 
 
 def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "speech.wav").touch()
     with pytest.raises(CorpusError, match=r"looked in .* for names like 03a01Fa\.wav"):
-        emodb.load(CorpusConfig(root=str(tmp_path)))
+        EMODB.load(CorpusConfig(root=str(tmp_path)))
     with pytest.raises(CorpusError, match="no such folder"):
-        emodb.load(CorpusConfig(root=str(tmp_path / "nothing")))
+        EMODB.load(CorpusConfig(root=str(tmp_path / "nothing")))
     with pytest.raises(CorpusError, match=r"give --corpus\.root DIR"):
-        emodb.load(CorpusConfig())
+        EMODB.load(CorpusConfig())
 
 
 @pytest.mark.corpus
 def test_the_real_corpus() -> None:
     root = real_data("data/emodb")
-    corpus = emodb.load(CorpusConfig("emodb", root=str(root)))
+    corpus = EMODB.load(CorpusConfig("emodb", root=str(root)))
     assert corpus.counts() == {"happy": 71, "neutral": 79, "angry": 127, "sad": 62}
     speakers = [utterance.speaker for utterance in corpus.utterances]
     assert {speaker: speakers.count(speaker) for speaker in sorted(set(speakers), key=str)} == {

@@ -6,7 +6,7 @@ import pytest
 from trees import ravdess_tree, real_data
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import ravdess
+from dslstm_jax.data.corpora.acted import RAVDESS
 from dslstm_jax.data.corpora.base import Utterance
 from dslstm_jax.errors import CorpusError
 
@@ -25,7 +25,7 @@ LABELS = ("happy", "neutral", "angry", "sad", "calm", "fearful", "disgust", "sur
 
 def test_names_are_read(tmp_path: Path) -> None:
     ravdess_tree(tmp_path, actors=(1, 24))
-    corpus = ravdess.load(CorpusConfig("ravdess", root=str(tmp_path)))
+    corpus = RAVDESS.load(CorpusConfig("ravdess", root=str(tmp_path)))
     assert corpus.name == "ravdess"
     assert corpus.labels == LABELS
     assert corpus.counts() == dict.fromkeys(LABELS, 4)
@@ -50,21 +50,21 @@ def test_songs_video_and_other_files_are_left_out(tmp_path: Path) -> None:
     again = tmp_path / "audio_speech_actors_01-24" / "Actor_01"  # a well-known copy holds everything twice
     again.mkdir(parents=True)
     (again / "03-01-03-01-01-01-01.wav").touch()
-    assert len(ravdess.load(CorpusConfig(root=str(tmp_path))).utterances) == 16
+    assert len(RAVDESS.load(CorpusConfig(root=str(tmp_path))).utterances) == 16
 
 
 def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "03-01-03-01-01-01-01.wav").touch()
     with pytest.raises(CorpusError, match=r"looked in .* for Actor_NN/"):
-        ravdess.load(CorpusConfig(root=str(tmp_path)))
+        RAVDESS.load(CorpusConfig(root=str(tmp_path)))
     with pytest.raises(CorpusError, match=r"give --corpus\.root DIR"):
-        ravdess.load(CorpusConfig())
+        RAVDESS.load(CorpusConfig())
 
 
 @pytest.mark.corpus
 def test_the_real_corpus() -> None:
     root = real_data("data/ravdess")
-    corpus = ravdess.load(CorpusConfig("ravdess", root=str(root)))
+    corpus = RAVDESS.load(CorpusConfig("ravdess", root=str(root)))
     assert corpus.labels == LABELS
     assert corpus.counts() == dict.fromkeys(LABELS, 192) | {"neutral": 96}
     speakers = [utterance.speaker for utterance in corpus.utterances]

@@ -6,7 +6,7 @@ import pytest
 from trees import savee_tree
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import savee
+from dslstm_jax.data.corpora.acted import SAVEE
 from dslstm_jax.data.corpora.base import Utterance
 from dslstm_jax.errors import CorpusError
 
@@ -24,7 +24,7 @@ LABELS = ("happy", "neutral", "angry", "sad", "disgust", "fearful", "surprised")
 
 def test_names_are_read(tmp_path: Path) -> None:
     savee_tree(tmp_path, speakers=("DC", "KL"))
-    corpus = savee.load(CorpusConfig("savee", root=str(tmp_path)))
+    corpus = SAVEE.load(CorpusConfig("savee", root=str(tmp_path)))
     assert corpus.name == "savee"
     assert corpus.labels == LABELS
     assert corpus.counts() == dict.fromkeys(LABELS, 2) | {"neutral": 4}
@@ -42,7 +42,7 @@ def test_a_whole_corpus_is_counted(tmp_path: Path) -> None:
         for letters in MEANINGS:
             for take in range(1, 31 if letters == "n" else 16):
                 (tmp_path / speaker / f"{letters}{take:02d}.wav").touch()
-    corpus = savee.load(CorpusConfig(root=str(tmp_path)))
+    corpus = SAVEE.load(CorpusConfig(root=str(tmp_path)))
     assert len(corpus.utterances) == 480
     assert corpus.counts() == dict.fromkeys(LABELS, 60) | {"neutral": 120}
     speakers = [utterance.speaker for utterance in corpus.utterances]
@@ -52,7 +52,7 @@ def test_a_whole_corpus_is_counted(tmp_path: Path) -> None:
 def test_the_sound_folder_itself_will_do(tmp_path: Path) -> None:
     savee_tree(tmp_path)
     sound = str(tmp_path / "AudioData")
-    assert savee.load(CorpusConfig(root=sound)) == savee.load(CorpusConfig(root=str(tmp_path)))
+    assert SAVEE.load(CorpusConfig(root=sound)) == SAVEE.load(CorpusConfig(root=str(tmp_path)))
 
 
 def test_other_folders_and_files_are_left_out(tmp_path: Path) -> None:
@@ -71,14 +71,14 @@ def test_other_folders_and_files_are_left_out(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert len(savee.load(CorpusConfig(root=str(tmp_path))).utterances) == 8
+    assert len(SAVEE.load(CorpusConfig(root=str(tmp_path))).utterances) == 8
 
 
 def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "a01.wav").touch()
     with pytest.raises(CorpusError, match=r"looked in .* for names like DC/sa01\.wav"):
-        savee.load(CorpusConfig(root=str(tmp_path)))
+        SAVEE.load(CorpusConfig(root=str(tmp_path)))
     with pytest.raises(CorpusError, match="no such folder"):
-        savee.load(CorpusConfig(root=str(tmp_path / "nothing")))
+        SAVEE.load(CorpusConfig(root=str(tmp_path / "nothing")))
     with pytest.raises(CorpusError, match=r"'savee' needs its folder: give --corpus\.root DIR"):
-        savee.load(CorpusConfig())
+        SAVEE.load(CorpusConfig())

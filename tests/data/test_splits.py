@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trees import real_data
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import ravdess
+from dslstm_jax.data.corpora.acted import RAVDESS
 from dslstm_jax.data.corpora.base import Utterance
 from dslstm_jax.data.splits import Split, check_disjoint, choose_fold, describe, make_folds
 from dslstm_jax.errors import CorpusError
@@ -469,7 +469,7 @@ def test_the_published_folds_of_ravdess_need_its_actors() -> None:
 
 @pytest.mark.corpus
 def test_the_published_folds_of_the_real_ravdess() -> None:
-    corpus = ravdess.load(CorpusConfig("ravdess", root=str(real_data("data/ravdess"))))
+    corpus = RAVDESS.load(CorpusConfig("ravdess", root=str(real_data("data/ravdess"))))
     folds = make_folds(corpus.utterances, "ravdess-actors5", seed=0)
     assert [[len(split.test), len(split.validation), len(split.train)] for split in folds] == [
         [60 * tested, 120, 60 * (22 - tested)] for tested in (5, 5, 5, 5, 4)

@@ -1,35 +1,29 @@
-"""Every corpus by name; one small module each, whose `load` lists files and decodes none."""
+"""Every corpus by name: a small module or a row of `acted` each, whose `load` lists files and decodes none."""
 
 import difflib
 from dataclasses import replace
-from typing import Protocol
+from types import ModuleType
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora import crema_d, emodb, iemocap, manifest, ravdess, records, savee, synthetic
+from dslstm_jax.data.corpora import iemocap, manifest, records, synthetic
+from dslstm_jax.data.corpora.acted import CREMA_D, EMODB, RAVDESS, SAVEE, ActedCorpus
 from dslstm_jax.data.corpora.base import About, Corpus, Utterance, apply_labels
 from dslstm_jax.errors import CorpusError
 
 __all__ = ["CORPORA", "About", "Corpus", "Utterance", "load_corpus"]
 
 
-class CorpusModule(Protocol):
-    """What each module gives."""
-
-    ABOUT: About
-
-    def load(self, config: CorpusConfig) -> Corpus: ...
-
-
-CORPORA: dict[str, CorpusModule] = {
-    "crema_d": crema_d,
-    "emodb": emodb,
+CORPORA: dict[str, ModuleType | ActedCorpus] = {
+    "crema_d": CREMA_D,
+    "emodb": EMODB,
     "iemocap": iemocap,
     "manifest": manifest,
-    "ravdess": ravdess,
+    "ravdess": RAVDESS,
     "records": records,
-    "savee": savee,
+    "savee": SAVEE,
     "synthetic": synthetic,
 }
+"""Each has ABOUT and load(config)."""
 
 
 def load_corpus(config: CorpusConfig) -> Corpus:
@@ -55,29 +49,26 @@ def _join(config: CorpusConfig) -> Corpus:
     if len(set(joined)) < len(joined):  # two of records can hold different corpora
         raise CorpusError(f"--corpus.parts {' '.join(joined)}: name each corpus once")
 
-    def apart(corpus: Corpus, name: str | None) -> str | None:
-        return name and f"{corpus.name}/{name}"
-
     return Corpus(
         name="+".join(joined),
         labels=tuple(dict.fromkeys(label for corpus in corpora for label in corpus.labels)),
-        utterances=tuple(
-            replace(
-                utterance,
-                speaker=apart(corpus, utterance.speaker),
-                session=apart(corpus, utterance.session),
-                corpus=corpus.name,
-            )
-            for corpus in corpora
-            for utterance in corpus.utterances
-        ),
+        utterances=tuple(utterance for corpus in corpora for utterance in corpus.utterances),
     )
 
 
 def _load_part(part: CorpusConfig, whole: CorpusConfig) -> Corpus:
     """One of several corpora under its own labels, of which the whole knows more."""
     known = replace(part, label_map=part.label_map + whole.label_map, labels=part.labels or whole.labels)
-    return apply_labels(_load_one(known), part)
+    corpus = apply_labels(_load_one(known), part)
+
+    def apart(name: str | None) -> str | None:
+        return name and f"{corpus.name}/{name}"
+
+    utterances = tuple(
+        replace(one, speaker=apart(one.speaker), session=apart(one.session), corpus=corpus.name)
+        for one in corpus.utterances
+    )
+    return replace(corpus, utterances=utterances)
 
 
 def _load_one(config: CorpusConfig) -> Corpus:
