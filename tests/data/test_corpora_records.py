@@ -12,7 +12,7 @@ from trees import TFDS_LABELS, tfds_examples, tfds_tree, write_json_file
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.audio import prepare_samples
-from dslstm_jax.data.corpora.base import Corpus, Record
+from dslstm_jax.data.corpora.base import Corpus, StoredExample
 from dslstm_jax.data.corpora.records import load, read_record, scan
 from dslstm_jax.errors import AudioError, CorpusError
 
@@ -52,7 +52,7 @@ def test_corpora_of_tensorflow_datasets(name: str, tmp_path: Path) -> None:
             assert utterance.label == OURS[name][TFDS_LABELS[name].index(label)]
             assert (utterance.speaker, utterance.session) == (speaker, None)
             rate = 16_000 if name == "crema_d" else 44_100
-            assert utterance.record == Record(str(folder), position, len(samples), rate)
+            assert utterance.record == StoredExample(str(folder), position, len(samples), rate)
             position += 1
             read = read_record(utterance.record, rate)
             assert read.dtype == np.float32
@@ -197,13 +197,13 @@ def test_sound_that_cannot_be_used(tmp_path: Path) -> None:
         records(folder)
     for position, reason in enumerate(("do not fit in 16 bits", "digital silence", "too short")):
         with pytest.raises(AudioError, match=f"^{folder}, example {position}: .*{reason}"):
-            read_record(Record(str(folder), position, 800 if position < 2 else 3, 16_000), 16_000)
+            read_record(StoredExample(str(folder), position, 800 if position < 2 else 3, 16_000), 16_000)
     with pytest.raises(AudioError, match=r"example 3: 0\.1 s long, but at most 0\.02 s"):
-        read_record(Record(str(folder), 3, 800, 16_000), 16_000, longest=0.02)
+        read_record(StoredExample(str(folder), 3, 800, 16_000), 16_000, longest=0.02)
     with pytest.raises(AudioError, match=r"example 3: it has 800 samples, not 801; delete utterances\.jsonl"):
-        read_record(Record(str(folder), 3, 801, 16_000), 16_000)
+        read_record(StoredExample(str(folder), 3, 801, 16_000), 16_000)
     with pytest.raises(AudioError, match="example 99: damaged"):
-        read_record(Record(str(folder), 99, 800, 16_000), 16_000)
+        read_record(StoredExample(str(folder), 99, 800, 16_000), 16_000)
 
 
 def test_an_example_without_label(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from trees import write_tone
 
-from dslstm_jax.data.corpora.base import Record, Utterance
+from dslstm_jax.data.corpora.base import StoredExample, Utterance
 from dslstm_jax.data.summary import find_duplicates, read_headers
 
 
@@ -31,7 +31,7 @@ def test_headers_give_durations_rates_and_errors(tmp_path: Path) -> None:
 
 
 def test_a_record_needs_no_file() -> None:
-    record = Record("folder", 7, samples=12_000, sample_rate=8_000)
+    record = StoredExample("folder", 7, samples=12_000, sample_rate=8_000)
     headers = read_headers([Utterance("folder#7", "calm", record=record)])
     assert (headers.durations, headers.sample_rates, headers.errors) == ((1.5,), {8_000: 1}, ())
     assert find_duplicates(headers.readable * 2) == []

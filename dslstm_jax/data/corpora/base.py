@@ -18,7 +18,7 @@ COLUMNS = ("path", "label", "speaker", "session")
 """What the columns of a manifest hold, and their names unless `corpus.columns` gives others."""
 
 
-class Record(NamedTuple):
+class StoredExample(NamedTuple):
     """Where the sound of an utterance lies, if that is no file of its own but a tensorflow-datasets folder."""
 
     folder: str
@@ -38,7 +38,7 @@ class Utterance:
     label: str
     speaker: str | None = None
     session: str | None = None
-    record: Record | None = None
+    record: StoredExample | None = None
     corpus: str | None = None
     """Which one it is of, where several are one."""
 

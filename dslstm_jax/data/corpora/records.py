@@ -14,7 +14,15 @@ from jaxtyping import Float32, Shaped
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.audio import check_recording, prepare_samples
-from dslstm_jax.data.corpora.base import About, Corpus, Record, Utterance, corpus_root, first_three, make_corpus
+from dslstm_jax.data.corpora.base import (
+    About,
+    Corpus,
+    StoredExample,
+    Utterance,
+    corpus_root,
+    first_three,
+    make_corpus,
+)
 from dslstm_jax.errors import AudioError, CorpusError, DslstmError, one_line
 
 ABOUT = About(
@@ -130,7 +138,7 @@ def load(config: CorpusConfig) -> Corpus:
             row.label,
             row.speaker,
             row.session,
-            Record(str(path), position, row.samples, folder.sample_rate),
+            StoredExample(str(path), position, row.samples, folder.sample_rate),
         )
         for position, row in enumerate(_read_rows(folder))
     ]
@@ -179,7 +187,7 @@ def scan(path: Path) -> Iterator[Row]:
         yield row
 
 
-def read_record(record: Record, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
+def read_record(record: StoredExample, sample_rate: int, longest: float | None = None) -> Float32[np.ndarray, " N"]:
     """The samples of a record in [-1, 1] at `sample_rate` (hertz); at the stored rate exactly int16 / 32768.
 
     May be called from several threads; each folder is opened once.

@@ -22,7 +22,7 @@ LONGEST = DataConfig.longest
 CHUNK = 256
 """Recordings that are decoded at once; `prepare` keeps them before it goes on."""
 
-Sound = Int16[np.ndarray, " N"]
+Pcm = Int16[np.ndarray, " N"]
 
 
 class _Writer(tfds.core.ExampleWriter):
@@ -67,7 +67,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         corpus: CorpusConfig | None = None,
         sample_rate: int = SAMPLE_RATE,
         longest: float = LONGEST,
-        sounds: Callable[[Sequence[Utterance]], Iterable[Sound | None]] | None = None,
+        sounds: Callable[[Sequence[Utterance]], Iterable[Pcm | None]] | None = None,
         beam: bool = False,
         file_format: Any = "array_record",
         **settings: Any,
@@ -123,46 +123,13 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         return _Writer(plain.file_format) if plain.file_format == tfds.core.FileFormat.ARRAY_RECORD else plain
 
 
-class DslstmCremaD(CorpusBuilder):
-    CORPUS = "crema_d"
-
-
-class DslstmEmodb(CorpusBuilder):
-    CORPUS = "emodb"
-
-
-class DslstmIemocap(CorpusBuilder):
-    CORPUS = "iemocap"
-
-
-class DslstmManifest(CorpusBuilder):
-    CORPUS = "manifest"
-
-
-class DslstmRavdess(CorpusBuilder):
-    CORPUS = "ravdess"
-
-
-class DslstmSavee(CorpusBuilder):
-    CORPUS = "savee"
-
-
-class DslstmSynthetic(CorpusBuilder):
-    CORPUS = "synthetic"
-
-
-BUILDERS: dict[str, type[CorpusBuilder]] = {
-    builder.CORPUS: builder
-    for builder in (
-        DslstmCremaD,
-        DslstmEmodb,
-        DslstmIemocap,
-        DslstmManifest,
-        DslstmRavdess,
-        DslstmSavee,
-        DslstmSynthetic,
-    )
+BUILDERS: dict[str, Any] = {
+    name: type(f"Dslstm{name.title().replace('_', '')}", (CorpusBuilder,), {"CORPUS": name, "__module__": __name__})
+    for name in CORPORA
+    if name != "records"
 }
+"""The class of each corpus; tensorflow-datasets makes the name dslstm_crema_d of DslstmCremaD."""
+globals().update({builder.__name__: builder for builder in BUILDERS.values()})  # where pickle looks for them
 
 
 def name_utterances(corpus: Corpus, config: CorpusConfig) -> dict[str, Utterance]:
@@ -186,7 +153,7 @@ def name_utterances(corpus: Corpus, config: CorpusConfig) -> dict[str, Utterance
     return named
 
 
-def decode(utterances: Sequence[Utterance], sample_rate: int, longest: float = LONGEST) -> Iterator[Sound]:
+def decode(utterances: Sequence[Utterance], sample_rate: int, longest: float = LONGEST) -> Iterator[Pcm]:
     """The waveform of each utterance, decoded in threads.
 
     Raises:
@@ -198,7 +165,7 @@ def decode(utterances: Sequence[Utterance], sample_rate: int, longest: float = L
             yield from pool.map(partial(read_sound, sample_rate=sample_rate, longest=longest), part)
 
 
-def read_sound(utterance: Utterance, sample_rate: int, longest: float) -> Sound:
+def read_sound(utterance: Utterance, sample_rate: int, longest: float) -> Pcm:
     return to_int16(read_utterance(utterance, sample_rate, longest))
 
 
@@ -209,7 +176,7 @@ def _decode_one(row: tuple[str, Utterance], sample_rate: int, longest: float) ->
         yield name, _example(name, utterance, read_sound(utterance, sample_rate, longest))
 
 
-def _example(name: str, utterance: Utterance, sound: Sound) -> dict[str, Any]:
+def _example(name: str, utterance: Utterance, sound: Pcm) -> dict[str, Any]:
     return {
         "waveform": sound,
         "label": utterance.label,

@@ -28,7 +28,7 @@ from dslstm_jax.data.tfds.builders import (
     LONGEST,
     SAMPLE_RATE,
     CorpusBuilder,
-    Sound,
+    Pcm,
     name_utterances,
     read_sound,
 )
@@ -131,7 +131,7 @@ def _decode_chunks(
 ) -> list[AudioError]:
     """Decodes what is not yet in `folder`, in files of CHUNK utterances; returns what cannot be used."""
 
-    def read(utterance: Utterance) -> Sound | AudioError:
+    def read(utterance: Utterance) -> Pcm | AudioError:
         try:
             return read_sound(utterance, sample_rate, longest)
         except AudioError as error:
@@ -146,7 +146,7 @@ def _decode_chunks(
                 for _ in part:
                     done()
                 continue
-            sounds: list[Sound] = []
+            sounds: list[Pcm] = []
             for place, sound in enumerate(pool.map(read, part)):
                 if isinstance(sound, AudioError):
                     errors.append(sound)
@@ -164,7 +164,7 @@ def _decode_chunks(
     return errors
 
 
-def _read_chunks(utterances: Sequence[Utterance], folder: Path, done: Callable[[], None]) -> Iterator[Sound | None]:
+def _read_chunks(utterances: Sequence[Utterance], folder: Path, done: Callable[[], None]) -> Iterator[Pcm | None]:
     """What `_decode_chunks` left in `folder`; None for what could not be used."""
     for file, _ in _chunks(folder, utterances):
         with np.load(file) as chunk:
