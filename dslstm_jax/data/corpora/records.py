@@ -1,10 +1,10 @@
 """Records: what `dslstm prepare` or tensorflow-datasets wrote as ArrayRecord files; TensorFlow is not needed."""
 
 import functools
-import itertools
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from jaxtyping import Float32, Shaped
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.audio import check_recording, prepare_samples
+from dslstm_jax.data.corpora.acted import CREMA_D, SAVEE
 from dslstm_jax.data.corpora.base import (
     About,
     Corpus,
@@ -36,11 +37,9 @@ INFO, FEATURES, UTTERANCES = "dataset_info.json", "features.json", "utterances.j
 _AUDIO = "tensorflow_datasets.core.features.audio_feature.Audio"
 _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
 # The labels of tensorflow-datasets' crema_d and savee under our names, and those in class order.
-_OUR_NAMES = {
-    **{"HAP": "happy", "NEU": "neutral", "ANG": "angry", "SAD": "sad", "DIS": "disgust", "FEA": "fearful"},
-    **{"happiness": "happy", "anger": "angry", "sadness": "sad", "fear": "fearful", "surprise": "surprised"},
-}
-_CLASS_ORDER = ("happy", "neutral", "angry", "sad", "disgust", "fearful", "surprised")
+_OUR_NAMES = {"happiness": "happy", "anger": "angry", "sadness": "sad", "fear": "fearful", "surprise": "surprised"}
+_OUR_NAMES |= CREMA_D.emotions
+_CLASS_ORDER = tuple(SAVEE.emotions.values())
 
 
 class Row(NamedTuple):
@@ -88,30 +87,16 @@ class _Folder:
         """
         field = fields[self.sound]
         if field.HasField("bytes_list"):
-            stored: Any = field.bytes_list.value[0]
+            stored = field.bytes_list.value[0]
         else:
             stored = np.array(field.int64_list.value or field.float_list.value, self.feature.np_dtype)
-        values: np.ndarray = self.feature.decode_example_np(stored)
+        values = self.feature.decode_example_np(stored)
         if values.dtype == np.int16 or values.dtype.kind == "f":
             return values
         narrow = values.astype(np.int16)
         if not np.array_equal(narrow, values):
             raise AudioError(f"its samples, of type {values.dtype}, do not fit in 16 bits")
         return narrow
-
-    def row(self, position: int, name: str) -> Row:
-        """The example at a position; `name` is for those that do not say from which file they are."""
-        fields = self.fields(position)
-        (number,) = fields["label"].int64_list.value
-        if not 0 <= number < len(self.labels):
-            raise AudioError(f"its label is {number}, for which there is no name")
-        return Row(
-            _text(fields, "name") or name,
-            self.labels[number],
-            _text(fields, "speaker") or _text(fields, "speaker_id"),
-            _text(fields, "session"),
-            len(self.samples(fields)),
-        )
 
 
 def load(config: CorpusConfig) -> Corpus:
@@ -132,16 +117,10 @@ def load(config: CorpusConfig) -> Corpus:
     _opened.cache_clear()  # the folder may have been made anew since
     path = find_folder(corpus_root("records", config.root))
     folder = _open(path)
-    utterances = [
-        Utterance(
-            str(path / row.name),
-            row.label,
-            row.speaker,
-            row.session,
-            StoredExample(str(path), position, row.samples, folder.sample_rate),
-        )
-        for position, row in enumerate(_read_rows(folder))
-    ]
+    utterances = []
+    for position, (name, label, speaker, session, samples) in enumerate(_read_rows(folder)):
+        record = StoredExample(str(path), position, samples, folder.sample_rate)
+        utterances.append(Utterance(str(path / name), label, speaker, session, record))
     corpus = make_corpus("records", folder.classes, utterances, f"{path} holds no example")
     return replace(corpus, name=folder.name)
 
@@ -152,10 +131,15 @@ def find_folder(root: Path) -> Path:
     Raises:
       CorpusError: there is none, or more than one.
     """
-    if _holds_records(root):
+    if (root / INFO).is_file() and (root / FEATURES).is_file():
         return root
-    below = itertools.chain.from_iterable(root.glob("/".join("*" * depth)) for depth in (1, 2, 3))
-    found = sorted(path for path in below if _holds_records(path) and not _unfinished(path.relative_to(root)))
+    found = sorted(
+        info.parent
+        for depth in (1, 2, 3)
+        for info in root.glob(f"{'*/' * depth}{INFO}")
+        if info.with_name(FEATURES).is_file()
+        and not any(part.startswith((".", "incomplete.")) for part in info.relative_to(root).parts)
+    )
     if not found:
         raise CorpusError(
             f"--corpus.root {root}: neither it nor a folder below it holds {INFO} and {FEATURES}; "
@@ -178,12 +162,20 @@ def scan(path: Path) -> Iterator[Row]:
       DslstmError: tensorflow-datasets is not installed.
     """
     folder = _open(path)
-    names = (f"{split}#{number}" for split, count in folder.splits.items() for number in range(count))
-    for position, name in enumerate(names):
-        try:
-            row = folder.row(position, name)
-        except Exception as error:  # array_record and protobuf raise many kinds
-            raise AudioError(f"{_place(path, position)}: {_reason(error)}") from error
+    places = ((split, number) for split, count in folder.splits.items() for number in range(count))
+    for position, (split, number) in enumerate(places):
+        with _errors_of(path, position):
+            fields = folder.fields(position)
+            (label,) = fields["label"].int64_list.value
+            if not 0 <= label < len(folder.labels):
+                raise AudioError(f"its label is {label}, for which there is no name")
+            row = Row(
+                _text(fields, "name") or f"{split}#{number}",
+                folder.labels[label],
+                _text(fields, "speaker") or _text(fields, "speaker_id"),
+                _text(fields, "session"),
+                len(folder.samples(fields)),
+            )
         yield row
 
 
@@ -201,9 +193,9 @@ def read_record(record: StoredExample, sample_rate: int, longest: float | None =
       AudioError: `FOLDER, example POSITION: REASON`: damaged, too long, too short or silent.
       DslstmError: tensorflow-datasets is not installed.
     """
-    try:
+    with _errors_of(record.folder, record.position):
         with _opening:
-            folder = _opened(record.folder)
+            folder = _opened(Path(record.folder))
         samples = folder.samples(folder.fields(record.position))
         if len(samples) != record.samples:
             raise AudioError(f"it has {len(samples)} samples, not {record.samples}; delete {UTTERANCES}")
@@ -214,19 +206,21 @@ def read_record(record: StoredExample, sample_rate: int, longest: float | None =
         else:
             recording = prepare_samples(samples, folder.sample_rate, sample_rate, longest)
         check_recording(recording, sample_rate)
-    except Exception as error:  # array_record and protobuf raise many kinds
-        if isinstance(error, DslstmError) and not isinstance(error, AudioError | CorpusError):
-            raise
-        raise AudioError(f"{_place(record.folder, record.position)}: {_reason(error)}") from error
     return recording
 
 
-_opening = threading.Lock()
-
-
-@functools.cache
-def _opened(path: str) -> _Folder:
-    return _open(Path(path))
+@contextmanager
+def _errors_of(folder: Path | str, position: int) -> Iterator[None]:
+    """What is wrong with an example becomes an AudioError that says where it lies."""
+    try:
+        yield
+    except (AudioError, CorpusError) as error:
+        raise AudioError(f"{folder}, example {position}: {error}") from error
+    except DslstmError:
+        raise
+    except Exception as error:  # array_record and protobuf raise many kinds
+        reason = f"damaged ({one_line(error)}); make the folder anew"
+        raise AudioError(f"{folder}, example {position}: {reason}") from error
 
 
 def _open(path: Path) -> _Folder:
@@ -236,6 +230,8 @@ def _open(path: Path) -> _Folder:
       CorpusError: a file is missing or damaged, or the examples are of another kind.
       DslstmError: tensorflow-datasets is not installed.
     """
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
     from dslstm_jax.data.tfds.waveform import Waveform, tfds
 
     try:
@@ -269,27 +265,25 @@ def _open(path: Path) -> _Folder:
     label = features.get("label")
     if not isinstance(label, tfds.features.ClassLabel) or not label.names:
         raise CorpusError(f"{path}: no ClassLabel 'label' with names; there are: {', '.join(features)}")
-    labels = tuple(label.names)
-    ours = sound in waveform_rates
-    if not ours:
+    labels = classes = tuple(label.names)
+    if sound in audio_rates:  # not made by dslstm prepare
         labels = tuple(_OUR_NAMES.get(name, name) for name in labels)
+        classes = (*_CLASS_ORDER, *sorted(set(labels) - set(_CLASS_ORDER)))
     return _Folder(
         path=path,
         name=info.name.removeprefix("dslstm_"),
         splits={name: split.num_examples for name, split in splits.items()},
         labels=labels,
-        classes=labels if ours else (*_CLASS_ORDER, *sorted(set(labels) - set(_CLASS_ORDER))),
+        classes=classes,
         sample_rate=sample_rate,
         sound=sound,
         feature=features[sound],
-        source=_open_shards(shards),
+        source=ArrayRecordDataSource(shards) if shards else (),
     )
 
 
-def _open_shards(shards: Sequence[Any]) -> Any:
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-    return ArrayRecordDataSource(shards) if shards else ()
+_opened = functools.cache(_open)
+_opening = threading.Lock()
 
 
 def _replace_audio(described: Any) -> dict[str, int]:
@@ -326,20 +320,3 @@ def _text(fields: Any, name: str) -> str | None:
     values = (*fields[name].bytes_list.value, *fields[name].int64_list.value) if name in fields else ()
     value = values[0] if values else b""
     return (value.decode() if isinstance(value, bytes) else str(value)) or None
-
-
-def _holds_records(path: Path) -> bool:
-    return (path / INFO).is_file() and (path / FEATURES).is_file()
-
-
-def _unfinished(path: Path) -> bool:
-    return any(part.startswith((".", "incomplete.")) for part in path.parts)
-
-
-def _place(path: str | Path, position: int) -> str:
-    return f"{path}, example {position}"
-
-
-def _reason(error: Exception) -> str:
-    """What is not our own finding is damage."""
-    return str(error) if isinstance(error, DslstmError) else f"damaged ({one_line(error)}); make the folder anew"
