@@ -33,21 +33,22 @@ TEXT = ("csv", "bibtex", "text")
 NOT_RUN = {
     "pip install": "would change this environment; .ci/run runs the README's",
     "(ruff|mypy|mkdocs|pytest)": ".ci/run",
-    "dslstm train configs/quickstart.py": "tests/test_quickstart.py",
-    "dslstm train .* --parallel.coordinator": "several machines; tests/test_parallel.py and test_launch.py run them",
-    "dslstm crossval": "many runs; tests/test_crossval.py",
-    "dslstm compare": "many runs; tests/test_compare.py",
-    "dslstm export": "tests/test_export.py",
-    "dslstm serve": "never ends; tests/test_web.py",
-    "curl ": "needs the server; tests/test_web.py",
-    "dslstm import-torch": "the authors' weights are theirs; tests/test_torch.py",
+    "dslstm train configs/quickstart.py": "tests/training/test_quickstart.py",
+    "dslstm train .* --parallel.coordinator": "several machines; tests/training/test_parallel.py",
+    "dslstm crossval": "many runs; tests/evaluation/test_crossval.py",
+    "dslstm compare": "many runs; tests/evaluation/test_compare.py",
+    r"import dslstm_jax\n\nresults = dslstm_jax.crossval": "many runs; tests/test_api.py",
+    "dslstm export": "tests/serving/test_export.py",
+    "dslstm serve": "never ends; tests/serving/test_web.py",
+    "curl ": "needs the server; tests/serving/test_web.py",
+    "dslstm import-torch": "the authors' weights are theirs; tests/interop/test_torch.py",
     "dslstm train .* --corpus.root IEMOCAP": "a licensed corpus",
-    "dslstm benchmark": "times this machine; tests/test_benchmark_commands.py",
-    "dslstm prepare": "tests/test_records.py",
-    "dslstm train .* --corpus.name records": "tests/test_records.py",
-    "import dataclasses, functools, json, jax, numpy": "tests/test_export.py",
-    "recognize, header = load": "tests/test_export.py",
-    "stream = predictor.stream": "needs a microphone; tests/test_streaming.py",
+    "dslstm benchmark": "times this machine; tests/benchmark/test_benchmark_commands.py",
+    "dslstm prepare": "tests/data/test_builders.py",
+    "dslstm train .* --corpus.name records": "tests/data/test_corpora_records.py",
+    "import dataclasses, functools, json, jax, numpy": "tests/serving/test_export.py",
+    "recognize, header = load": "tests/serving/test_export.py",
+    "stream = predictor.stream": "needs a microphone; tests/serving/test_streaming.py",
 }
 """How commands and scripts begin that do not run here, and why. Those of dslstm are still parsed."""
 TRAINED = ("quickstart", "imported")
@@ -164,6 +165,8 @@ def test_what_is_listed_is_there_and_parsed(start, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = [unit.text for unit in ALL if re.match(start, unit.text)]
     assert found, "no block begins so any more: take it from NOT_RUN"
+    for path in re.findall(r"tests/\S+\.py", NOT_RUN[start]):
+        assert (ROOT / path).exists()
     for _, command, *arguments in (shlex.split(text) for text in found if text.startswith("dslstm ")):
         parse(command, arguments)
 
