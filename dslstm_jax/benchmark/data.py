@@ -1,5 +1,6 @@
 """How fast recordings become batches, against what the training step consumes, and whether the two overlap."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import soundfile
 from rich.console import Console
 
-from dslstm_jax.benchmark.harness import Report, Row, clock
+from dslstm_jax.benchmark.measure import Contender, race
 from dslstm_jax.config import Config, CorpusConfig, SplitConfig
 from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.corpora import load_corpus
@@ -20,6 +21,7 @@ from dslstm_jax.data.dataset import make_dataset
 from dslstm_jax.data.pipeline import Loader, make_loader
 from dslstm_jax.data.tfds.prepare import prepare
 from dslstm_jax.ops.metrics import Totals
+from dslstm_jax.reporting.benchmark import Report, Row
 from dslstm_jax.runs.state import TrainState
 from dslstm_jax.training.step import StepConfig, create_state, make_optimizer, train_step
 
@@ -41,11 +43,10 @@ def benchmark_data(config: Config, folder: Path) -> Report:
       config: what is trained; its batch size and padded lengths are used, its corpus is not.
       folder: an empty one, which takes the recordings: noise, in three forms.
     """
-    step = jax.jit(
-        partial(train_step, config=StepConfig.of(config), optimizer=make_optimizer(config.training, STEPS))
-    )
+    optimizer = make_optimizer(config.training, STEPS)
+    step = jax.jit(partial(train_step, config=StepConfig.of(config), optimizer=optimizer))
     loaders = {form: make_loader_of(corpus, config) for form, corpus in write_recordings(folder).items()}
-    alone, state = _step_alone(loaders["16 kHz WAV"], config, step)
+    alone, state = _step_alone(loaders["16 kHz WAV"], step, create_state(config, 2, optimizer))
     rows = [_row(form, loader, step, state, alone) for form, loader in loaders.items()]
     size = f"{UTTERANCES} recordings of {SECONDS[0]} to {SECONDS[1]} s, batches of {config.training.batch_size}"
     notes = (
@@ -53,7 +54,7 @@ def benchmark_data(config: Config, folder: Path) -> Report:
         f"batches that lie ready (mean of {STEPS}), `both` the step while the pipeline reads the next batches, "
         "`waited` the part of it in which no batch was ready; all for one batch.",
     )
-    return Report("data", notes, tuple(rows))
+    return Report("data", notes, rows)
 
 
 def write_recordings(folder: Path) -> dict[str, CorpusConfig]:
@@ -83,12 +84,11 @@ def make_loader_of(corpus: CorpusConfig, config: Config) -> Loader:
     return make_loader(dataset, range(len(dataset.lengths)), from_files, config.training.batch_size)
 
 
-def _step_alone(loader: Loader, config: Config, step: Step) -> tuple[float, TrainState]:
-    """Seconds of a step when batches lie ready, once its programs are compiled; and a state to go on with."""
-    state = create_state(config, 2, make_optimizer(config.training, STEPS))
+def _step_alone(loader: Loader, step: Step, state: TrainState) -> tuple[float, TrainState]:
+    """Seconds of a step when batches lie ready, once its programs are compiled; and the state after all steps."""
     batches = list(islice(loader.batches((0, 0)), STEPS))
-    ready = {batch.waveforms.shape: batch for batch in loader.batches((0, 0))}
-    for batch in ready.values():
+    shapes = {batch.waveforms.shape: batch for batch in loader.batches((0, 0))}
+    for batch in shapes.values():
         jax.block_until_ready(step(state, batch))
     started = time.perf_counter()
     for batch in batches:
@@ -101,7 +101,7 @@ def _row(form: str, loader: Loader, step: Step, state: TrainState, alone: float)
         for _ in loader.batches((0, 0), place=lambda batch: batch):
             pass
 
-    reading = clock(read, EPOCHS)
+    (reading,) = race([Contender("", read)], EPOCHS, limit=math.inf)
     both, waited = _step_while_reading(islice(loader.batches((0, 0)), STEPS + 1), step, state)
     return {
         "recordings": form,
@@ -121,13 +121,10 @@ def _step_while_reading(batches: Iterable[Batch], step: Step, state: TrainState)
 
     The first batch is not counted: there is nothing yet that it could be read beside.
     """
-    iterator = iter(batches)
-    state, _ = jax.block_until_ready(step(state, next(iterator)))
-    waited, count, started = 0.0, 0, time.perf_counter()
-    asked = started
-    for batch in iterator:
-        waited += time.perf_counter() - asked
+    waits, ends = [], [time.perf_counter()]
+    for batch in batches:
+        waits.append(time.perf_counter() - ends[-1])
         state, _ = jax.block_until_ready(step(state, batch))
-        asked = time.perf_counter()
-        count += 1
-    return (asked - started) / count, waited / count
+        ends.append(time.perf_counter())
+    count = len(waits) - 1
+    return (ends[-1] - ends[1]) / count, sum(waits[1:]) / count

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
 import jax
 import numpy as np
 
-from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import (
+    CompiledProgram,
     Contender,
-    Program,
-    compare,
+    compare_timings,
     compile_program,
     measuring_notes,
     noise,
@@ -23,11 +23,11 @@ from dslstm_jax.data.batches import choose_lengths, pad_waveforms, plan_epoch
 from dslstm_jax.data.corpora import load_corpus
 from dslstm_jax.data.reading import read_utterance
 from dslstm_jax.models.recognizer import features_for
+from dslstm_jax.reporting.benchmark import Report, Row
 
 UTTERANCES = 64
 SECONDS = (1, 10, 60, 600)
 """Lengths of the recordings whose cost is compared."""
-PEER = "librosa + openSMILE"
 
 
 def benchmark_features(config: Config, batch_sizes: Sequence[int], repeats: int) -> Report:
@@ -40,33 +40,25 @@ def benchmark_features(config: Config, batch_sizes: Sequence[int], repeats: int)
     """
     waveforms = read_waveforms(config, UTTERANCES)
     rate = config.features.sample_rate
-    peers = []
-    if installed("torch", "librosa", "opensmile"):
-        peer = LibrosaOpenSmile(config.features)
-        peers = [Contender(PEER, lambda: [peer.of(waveform) for waveform in waveforms])]
-    seconds = sum(map(len, waveforms)) / rate
+    cases = [(f"{len(waveforms)} utterances", waveforms, size) for size in batch_sizes]
+    cases += [(f"{length} s", [0.1 * noise(length * rate)], 1) for length in SECONDS]
+    peer = LibrosaOpenSmile(config.features).of if installed("torch", "librosa", "opensmile") else None
     rows: list[Row] = []
-    for size in batch_sizes:
-        contenders = [our_contender(waveforms, config, size), *peers]
-        labels = {"recordings": f"{len(waveforms)} utterances", "batch": size}
-        units = {"utterances": len(waveforms), "seconds of sound": seconds}
-        rows += compare(labels, contenders, race(contenders, repeats), units)
-    for length in SECONDS:
-        long = [0.1 * noise(length * rate)]
-        contenders = [our_contender(long, config, 1)]
-        if peers:
-            contenders.append(Contender(PEER, partial(peer.of, long[0])))
-        labels = {"recordings": f"{length} s", "batch": 1}
-        units = {"utterances": 1, "seconds of sound": length}
-        rows += compare(labels, contenders, race(contenders, repeats), units)
-    durations = sorted(len(waveform) / rate for waveform in waveforms)
+    for recordings, sounds, size in cases:
+        contenders = [our_contender(sounds, config, size)]
+        if peer is not None:
+            contenders.append(Contender("librosa + openSMILE", partial(jax.tree.map, peer, sounds)))
+        units = {"utterances": len(sounds), "seconds of sound": sum(map(len, sounds)) / rate}
+        labels = {"recordings": recordings, "batch": size}
+        rows += compare_timings(labels, contenders, race(contenders, repeats), units)
+    durations = [len(waveform) / rate for waveform in waveforms]
     notes = (
-        f"The utterances are of {config.corpus.name}: {durations[0]:.1f} to {durations[-1]:.1f} s, mean "
-        f"{seconds / len(durations):.2f} s; the others are noise. Ours takes them in padded batches as training "
+        f"The utterances are of {config.corpus.name}: {min(durations):.1f} to {max(durations):.1f} s, mean "
+        f"{fmean(durations):.2f} s; the others are noise. Ours takes them in padded batches as training "
         "makes them (`compile s` is of all their programs, `peak MB` of the largest; operations on padding do not "
         "count); the peers take one after the other.",
     )
-    return Report("features", (*notes, *measuring_notes()), tuple(rows))
+    return Report("features", (*notes, *measuring_notes()), rows)
 
 
 def read_waveforms(config: Config, count: int) -> list[np.ndarray]:
@@ -90,7 +82,7 @@ def our_contender(waveforms: Sequence[np.ndarray], config: Config, batch_size: i
         batch.length: compile_program(compute, *pad_waveforms([], batch_size, batch.length)) for batch in plan
     }
     each = [programs[batch.length] for batch in plan]
-    whole = Program.together(each)
+    whole = CompiledProgram.together(each)
     sound = sum(lengths) / sum(batch_size * batch.length for batch in plan)
 
     def call() -> list[object]:

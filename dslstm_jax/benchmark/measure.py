@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dslstm_jax.benchmark.harness import Row, Timing
 from dslstm_jax.benchmark.program import runs
+from dslstm_jax.reporting.benchmark import Row
 
 GEMM_SIZE = 2048
 """Rows and columns of the matrices whose product gives the GEMM peak."""
@@ -24,8 +24,25 @@ PATIENCE = 4
 """Times that limit, after which one round is enough."""
 
 
+class Timing(NamedTuple):
+    """Seconds."""
+
+    first: float
+    """The first call, compilation included."""
+    median: float
+    p10: float
+    p90: float
+    best: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """The first call, and the statistics of the others."""
+        p10, median, p90 = np.percentile(seconds[1:], [10, 50, 90])
+        return cls(seconds[0], float(median), float(p10), float(p90), min(seconds[1:]))
+
+
 @dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled function, and what one call of it takes."""
 
     run: Callable[..., Any]
@@ -39,7 +56,7 @@ class Program:
     """Bytes of arguments, outputs and temporaries, at their peak."""
 
     @classmethod
-    def together(cls, programs: "Sequence[Program]") -> "Program":
+    def together(cls, programs: Sequence[Self]) -> Self:
         """What one call of each takes, one after the other; a program may stand there several times."""
         different = {id(program): program for program in programs}.values()
         return cls(
@@ -51,7 +68,7 @@ class Program:
         )
 
 
-def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
+def compile_program(function: Callable[..., Any], *arguments: Any) -> CompiledProgram:
     """Compiles what `jax.jit` or `jax.pmap` gave, for arguments like these."""
     jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
     started = time.perf_counter()
@@ -61,7 +78,8 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
     found = compiled.memory_analysis()
     outside = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     temporary = found.temp_size_in_bytes
-    return Program(compiled, seconds, count_operations(lowered), outside + 2 * temporary, outside + temporary)
+    operations = count_operations(lowered)
+    return CompiledProgram(compiled, seconds, operations, outside + 2 * temporary, outside + temporary)
 
 
 def count_operations(lowered: Any) -> float:
@@ -69,8 +87,7 @@ def count_operations(lowered: Any) -> float:
     return float(sum(run.times * run.flops for run in runs(lowered.as_text(dialect="hlo"))))
 
 
-@dataclass(frozen=True)
-class Peaks:
+class Peaks(NamedTuple):
     """What the machine does at its best, through JAX."""
 
     gemm: float
@@ -95,13 +112,13 @@ class Contender:
 
     name: str
     call: Callable[[], Any]
-    program: Program | None = None
+    program: CompiledProgram | None = None
     """Where it is one compiled JAX program."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What it was run with, as columns; those of the first contender are shown."""
 
 
-def race(contenders: Sequence[Contender], repeats: int, limit: float | None = None) -> list[Timing]:
+def race(contenders: Sequence[Contender], repeats: int, limit: float = LIMIT) -> list[Timing]:
     """Times all contenders in turns, so that a disturbance of the machine meets them alike.
 
     Each is called once before; every second round goes backward, that none always runs in another's wake.
@@ -109,10 +126,10 @@ def race(contenders: Sequence[Contender], repeats: int, limit: float | None = No
     Args:
       contenders: what is called; the arrays it returns are waited for.
       repeats: rounds; fewer, but not less than ROUNDS, if they last longer than the limit; one, if PATIENCE times it.
-      limit: seconds; LIMIT if None.
+      limit: seconds.
     """
-    seconds: list[list[float]] = [[_seconds(contender)] for contender in contenders]
-    limit, started = LIMIT if limit is None else limit, time.perf_counter()
+    seconds = [[_seconds(contender)] for contender in contenders]
+    started = time.perf_counter()
     for turn in range(repeats):
         order = list(enumerate(contenders))
         for place, contender in order[::-1] if turn % 2 else order:
@@ -128,7 +145,7 @@ def _seconds(contender: Contender) -> float:
     return time.perf_counter() - started
 
 
-def compare(
+def compare_timings(
     labels: Mapping[str, Any],
     contenders: Sequence[Contender],
     timings: Sequence[Timing],
@@ -176,7 +193,7 @@ def compare(
 
 
 def measuring_notes(*dtypes: str) -> tuple[str, ...]:
-    """What the columns of `compare` mean, for products in these types; float32 if none is given."""
+    """What the columns of `compare_timings` mean, for products in these types; float32 if none is given."""
     peaks = {dtype: measure_peaks(dtype) for dtype in dtypes or ("float32",)}
     products = ", ".join(f"{dtype} {found.gemm / 1e9:,.0f}" for dtype, found in peaks.items())
     copy = next(iter(peaks.values())).copy

@@ -37,59 +37,45 @@ def _torch_device() -> Any:
     return torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
 
 
-def _torch_call(network: Any, inputs: Sequence[Any], passes: Pass) -> Callable[[], Any]:
+def _torch_contender(name: str, network: Any, arrays: Sequence[np.ndarray], passes: Pass, dtype: str) -> Contender:
     """Output without gradients, or gradients of the output's mean; waits for the device."""
     import torch
 
-    def finish() -> None:
-        if inputs[0].is_cuda:
+    place = {"device": _torch_device(), "dtype": getattr(torch, dtype)}
+    network = network.to(**place).train(passes == "train")
+    inputs = [torch.from_numpy(array).to(**place) for array in arrays]
+
+    def call() -> None:
+        with torch.set_grad_enabled(passes == "train"):
+            outputs = network(*inputs)
+        if passes == "train":
+            network.zero_grad()
+            outputs.mean().backward()
+        if outputs.is_cuda:
             torch.cuda.synchronize()
 
-    def forward() -> None:
-        with torch.no_grad():
-            network(*inputs)
-        finish()
-
-    def train() -> None:
-        network.zero_grad()
-        network(*inputs).mean().backward()
-        finish()
-
-    network.train(passes == "train")
-    return train if passes == "train" else forward
+    return Contender(name, call)
 
 
-class _FlaxLSTM(nn.Module):
-    cell: Callable[..., Any]
-    hidden: int
-    layers: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+class _FlaxLayers(nn.Sequential):
+    def __call__(self, x: jax.Array) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # flax's cells add a float32 state to their inputs
-            for _ in range(self.layers):
-                x = jnp.asarray(nn.RNN(self.cell(self.hidden, dtype=self.dtype))(x))
-        return x
+            return super().__call__(x)
 
 
 def lstm_peers(x: np.ndarray, hidden: int, layers: int, passes: Pass, dtype: str = "float32") -> list[Contender]:
     """flax's LSTMs, PyTorch's (oneDNN or cuDNN), and cuDNN through JAX on a GPU (in float32), over [B, T, F]."""
     peers = []
     for cell in (nn.LSTMCell, nn.OptimizedLSTMCell):
-        module = _FlaxLSTM(cell, hidden, layers, dtype)
+        module = _FlaxLayers([nn.RNN(cell(hidden, dtype=dtype)) for _ in range(layers)])
         variables = jax.jit(module.init)(jax.random.key(0), x)
         peers.append(_jax_contender(f"flax {cell.__name__}", module.apply, passes, variables, jnp.asarray(x, dtype)))
     if jax.default_backend() == "gpu" and dtype == "float32":
         peers.append(_cudnn_lstm(x, hidden, layers, passes))
     if installed("torch"):
-        import torch
-
         from dslstm_jax.benchmark.peers_torch import LSTM
 
-        place = {"device": _torch_device(), "dtype": getattr(torch, dtype)}
-        network = LSTM(x.shape[2], hidden, layers).to(**place)
-        peers.append(Contender("torch.nn.LSTM", _torch_call(network, [torch.from_numpy(x).to(**place)], passes)))
+        peers.append(_torch_contender("torch.nn.LSTM", LSTM(x.shape[2], hidden, layers), [x], passes, dtype))
     return peers
 
 
@@ -121,22 +107,19 @@ def ds_lstm_peers(
     taken out of the loop, and that with its cell compiled (compiling whole loops takes minutes)."""
     if not installed("torch"):
         return []
-    import torch
-
     from dslstm_jax.benchmark.peers_torch import DSLSTM, DSLSTMCell, HoistedCell
 
-    place, peers = {"device": _torch_device(), "dtype": getattr(torch, dtype)}, []
-    inputs = [torch.from_numpy(array).to(**place) for array in (x, y)]
+    peers = []
     for name, cell, compiled in (
         ("PyTorch loop", DSLSTMCell, False),
         ("PyTorch loop, hoisted", HoistedCell, False),
         ("torch.compile, hoisted", HoistedCell, True),
     ):
-        network = DSLSTM(x.shape[2], y.shape[2], hidden, layers, x.shape[1], cell).to(**place)
+        network = DSLSTM(x.shape[2], y.shape[2], hidden, layers, x.shape[1], cell)
         if compiled:
             for layer in network.children():
                 layer.compile()
-        peers.append(Contender(name, _torch_call(network, inputs, passes)))
+        peers.append(_torch_contender(name, network, [x, y], passes, dtype))
     return peers
 
 
@@ -237,17 +220,12 @@ class LibrosaOpenSmile:
         path.write_text(opensmile_config(config), encoding="utf-8")
         self._smile = opensmile.Smile(feature_set=str(path), feature_level="lld")
 
-    def mfcc(self, waveform: np.ndarray) -> np.ndarray:
-        """[T, 39]"""
-        found: np.ndarray = self._smile(waveform, self.config.sample_rate)[0].T
-        return found
-
-    def spectrograms(self, waveform: np.ndarray) -> list[np.ndarray]:
-        """[F, frames] in decibels, stretched as the config says."""
+    def of(self, waveform: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """MFCC [T, 39], and spectrograms [F, frames] in decibels, stretched as the config says; of one utterance."""
         import librosa
         import torch
 
-        found = []
+        spectrograms = []
         for resolution in self.config.spectrograms:
             power = librosa.feature.melspectrogram(
                 y=waveform * np.float32(32768),
@@ -259,12 +237,8 @@ class LibrosaOpenSmile:
             decibels = torch.from_numpy(10 * np.log10(np.maximum(power, 1e-10)))
             if resolution.frames:
                 decibels = torch.nn.functional.interpolate(decibels[None], resolution.frames)[0]
-            found.append(decibels.numpy())
-        return found
-
-    def of(self, waveform: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """All features of one utterance."""
-        return self.mfcc(waveform), self.spectrograms(waveform)
+            spectrograms.append(decibels.numpy())
+        return self._smile(waveform, self.config.sample_rate)[0].T, spectrograms
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> TorchFeatures:
         """A padded batch for the PyTorch network."""
@@ -279,12 +253,15 @@ class LibrosaOpenSmile:
 
 def has_twin(config: Config) -> bool:
     """Whether the network of a config is the dual-level one, and PyTorch, librosa and openSMILE are there."""
-    model, paper = config.model, ModelConfig()
-    dual = model.spectrogram_branch == "ds_lstm" and model.mfcc_branch
-    dual = dual and all(spectrogram.frames for spectrogram in config.features.spectrograms)
-    dual = dual and not config.features.trim and not config.features.pitch
-    dual = dual and all(getattr(model, name) == getattr(paper, name) for name in BEYOND_THE_PAPER)
-    return dual and installed("torch", "librosa", "opensmile")
+    model, features, paper = config.model, config.features, ModelConfig()
+    return (
+        model.spectrogram_branch == "ds_lstm"
+        and model.mfcc_branch
+        and all(getattr(model, name) == getattr(paper, name) for name in BEYOND_THE_PAPER)
+        and all(spectrogram.frames for spectrogram in features.spectrograms)
+        and not (features.trim or features.pitch)
+        and installed("torch", "librosa", "opensmile")
+    )
 
 
 class Twin:

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.measure import (
     LIMIT,
     Contender,
-    compare,
+    compare_timings,
     compile_program,
     count_operations,
     measuring_notes,
@@ -29,6 +28,7 @@ from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.branches import Sequences, read_by_ds_lstm, read_by_lstm, stack_layers
 from dslstm_jax.models.params import DSLSTMLayer, LSTMLayer
 from dslstm_jax.recurrence.lstm import runs_here
+from dslstm_jax.reporting.benchmark import Report, Row
 from dslstm_jax.util.progress import progress_bar
 
 WIDTHS = {"lstm": (39,), "ds_lstm": (496, 1008)}
@@ -88,7 +88,7 @@ def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
             labels = {"cell": cell, "pass": passes, **sizes, **({"dtype": dtype} if "dtype" in swept else {})}
             units = {"sequences": batch, "frames": batch * time}
             timings = race(contenders, repeats, min(LIMIT, SWEEP_SECONDS / len(cases)))
-            rows += compare(labels, contenders, timings, units, operations=operations, dtype=dtype)
+            rows += compare_timings(labels, contenders, timings, units, operations=operations, dtype=dtype)
             jax.clear_caches()
             done()
     notes = [
@@ -100,7 +100,7 @@ def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
         notes.append("Where a case has several rows of ours, `ours is faster by` is against the first of them.")
     if absent:
         notes.append(f"Left out, for they cannot run on this {jax.default_backend()}: {absent}.")
-    return Report("recurrence", (*notes, *measuring_notes(*sweep.dtype)), tuple(rows))
+    return Report("recurrence", (*notes, *measuring_notes(*sweep.dtype)), rows)
 
 
 def our_program(inputs: Sequence[np.ndarray], model: ModelConfig, passes: Pass) -> tuple[Any, tuple[Any, ...]]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from dslstm_jax.benchmark.harness import Report, Row
 from dslstm_jax.benchmark.program import all_reduces, outputs, runs, trace_train_step
 from dslstm_jax.config import Config
 from dslstm_jax.errors import ConfigError
 from dslstm_jax.models.recognizer import variable_shapes
+from dslstm_jax.reporting.benchmark import Report, Row
 from dslstm_jax.training.parallel import Parallel
 
 CHIPS = (1, 4, 8, 32, 128, 256, 1024)
@@ -156,7 +156,7 @@ def benchmark_scaling(config: Config) -> Report:
         for chips in CHIPS
         if scaling == "weak" or chips <= batch
     ]
-    return Report("scaling", _notes(work), tuple(rows))
+    return Report("scaling", _notes(work), rows)
 
 
 def read_work(config: Config) -> Work:

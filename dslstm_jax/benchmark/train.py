@@ -9,21 +9,26 @@ import numpy as np
 import optax
 
 from dslstm_jax.benchmark.features import read_waveforms
-from dslstm_jax.benchmark.harness import Report, Row
-from dslstm_jax.benchmark.measure import Contender, Program, compare, compile_program, measuring_notes, race
+from dslstm_jax.benchmark.measure import (
+    CompiledProgram,
+    Contender,
+    compare_timings,
+    compile_program,
+    measuring_notes,
+    race,
+)
 from dslstm_jax.benchmark.peers import Twin, has_twin
 from dslstm_jax.config import Config
 from dslstm_jax.data.batches import Batch, pad_waveforms
 from dslstm_jax.features import Features
 from dslstm_jax.models.recognizer import Recognizer, features_for
+from dslstm_jax.reporting.benchmark import Report
 from dslstm_jax.runs.state import TrainState
 from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.training.parallel import make_parallel
 from dslstm_jax.training.step import create_state, cross_entropy, make_optimizer
 
 CLASSES = 4
-TWIN = "PyTorch, librosa, openSMILE"
-TWIN_NETWORK = "PyTorch, features ready"
 
 
 def benchmark_train(config: Config, repeats: int) -> Report:
@@ -38,23 +43,18 @@ def benchmark_train(config: Config, repeats: int) -> Report:
     padded, lengths = pad_waveforms(waveforms, rows, max(map(len, waveforms)))
     labels = np.arange(rows, dtype=np.int32) % CLASSES
     batch = Batch(padded, lengths, labels, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
-    contenders = [_whole_step(config, batch), _network_step(config, batch)]
+    whole, networks = [_whole_step(config, batch)], [_network_step(config, batch)]
     if has_twin(config):
         twin = Twin(config, CLASSES)
         ready = twin.features(waveforms)
-        contenders.append(Contender(TWIN, lambda: twin.train_step(twin.features(waveforms), labels)))
-        contenders.append(Contender(TWIN_NETWORK, lambda: twin.train_step(ready, labels)))
-    timings = race(contenders, repeats)
-    found: list[Row] = []
-    for work, chosen in (("from waveforms", [0, 2, 3]), ("from features", [1, 3])):
-        places = [place for place in chosen if place < len(contenders)]
-        found += compare(
-            {"step": work, "batch": rows},
-            [contenders[place] for place in places],
-            [timings[place] for place in places],
-            {"utterances": rows},
-            dtype=config.model.dtype,
-        )
+        name = "PyTorch, librosa, openSMILE"
+        whole.append(Contender(name, lambda: twin.train_step(twin.features(waveforms), labels)))
+        networks.append(Contender("PyTorch, features ready", lambda: twin.train_step(ready, labels)))
+    contenders, found = [*whole, *networks], []
+    timings = dict(zip([contender.name for contender in contenders], race(contenders, repeats), strict=True))
+    for work, chosen in {"from waveforms": [*whole, *networks[1:]], "from features": networks}.items():
+        own, case = [timings[contender.name] for contender in chosen], {"step": work, "batch": rows}
+        found += compare_timings(case, chosen, own, {"utterances": rows}, dtype=config.model.dtype)
     seconds = np.array(lengths) / config.features.sample_rate
     notes = (
         f"One step of Adam on {rows} utterances of {config.corpus.name}, {seconds.min():.1f} to {seconds.max():.1f} "
@@ -62,13 +62,13 @@ def benchmark_train(config: Config, repeats: int) -> Report:
         "train` runs, features included; the PyTorch network is the same one in float32, with the MFCC packed, and "
         "gets its features utterance by utterance or ready.",
     )
-    return Report("train", (*notes, *measuring_notes(config.model.dtype)), tuple(found))
+    return Report("train", (*notes, *measuring_notes(config.model.dtype)), found)
 
 
 class _Stepper:
     """A step that uses up the state it is given, and so goes on from where the last call ended."""
 
-    def __init__(self, program: Program, state: Any, *others: Any) -> None:
+    def __init__(self, program: CompiledProgram, state: Any, *others: Any) -> None:
         self.program, self.state, self.others = program, state, others
 
     def __call__(self) -> Any:

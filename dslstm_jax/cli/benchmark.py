@@ -1,18 +1,15 @@
 """dslstm benchmark."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from dslstm_jax.benchmark.sweep import SweepConfig
 from dslstm_jax.config import Config, TrainingConfig
-
-if TYPE_CHECKING:
-    from dslstm_jax.benchmark.harness import Report
 
 
 @dataclass(frozen=True)
@@ -39,59 +36,22 @@ class Benchmark:
     config: Annotated[Config, tyro.conf.arg(name="")] = Config(training=TrainingConfig(batch_size=32))
 
 
-def _benchmark_recurrence(arguments: Benchmark, _: Path) -> "Report":
-    from dslstm_jax.benchmark.recurrence import benchmark_recurrence
-
-    return benchmark_recurrence(arguments.sweep, arguments.repeats)
-
-
-def _benchmark_features(arguments: Benchmark, _: Path) -> "Report":
-    from dslstm_jax.benchmark.features import benchmark_features
-
-    return benchmark_features(arguments.config, arguments.sweep.batch, arguments.repeats)
-
-
-def _benchmark_train(arguments: Benchmark, _: Path) -> "Report":
-    from dslstm_jax.benchmark.train import benchmark_train
-
-    return benchmark_train(arguments.config, arguments.repeats)
-
-
-def _benchmark_predict(arguments: Benchmark, folder: Path) -> "Report":
-    from dslstm_jax.benchmark.predict import benchmark_predict
-
-    return benchmark_predict(arguments.config, arguments.repeats, folder)
-
-
-def _benchmark_data(arguments: Benchmark, folder: Path) -> "Report":
-    from dslstm_jax.benchmark.data import benchmark_data
-
-    return benchmark_data(arguments.config, folder)
-
-
-def _benchmark_scaling(arguments: Benchmark, _: Path) -> "Report":
-    from dslstm_jax.benchmark.scaling import benchmark_scaling
-
-    return benchmark_scaling(arguments.config)
-
-
-BENCHMARKS: dict[str, Callable[[Benchmark, Path], "Report"]] = {
-    "recurrence": _benchmark_recurrence,
-    "features": _benchmark_features,
-    "train": _benchmark_train,
-    "predict": _benchmark_predict,
-    "data": _benchmark_data,
-    "scaling": _benchmark_scaling,
-}
-
-
 def benchmark(arguments: Benchmark) -> int:
     """dslstm benchmark"""
-    from dslstm_jax.benchmark.harness import publish
-    from dslstm_jax.reporting.benchmark import draw_rows, format_rows
+    from dslstm_jax.reporting.benchmark import draw_rows, format_rows, publish
 
+    what, config, sweep, repeats = arguments.what, arguments.config, arguments.sweep, arguments.repeats
+    module = import_module(f"dslstm_jax.benchmark.{what}")
     with tempfile.TemporaryDirectory(prefix="dslstm-benchmark-") as folder:
-        report = BENCHMARKS[arguments.what](arguments, Path(folder))
+        inputs = {
+            "recurrence": (sweep, repeats),
+            "features": (config, sweep.batch, repeats),
+            "train": (config, repeats),
+            "predict": (config, repeats, Path(folder)),
+            "data": (config, Path(folder)),
+            "scaling": (config,),
+        }
+        report = getattr(module, f"benchmark_{what}")(*inputs[what])
     print(format_rows(report.rows), *report.notes, sep="\n")
     publish(report, arguments.json, arguments.update)
     if arguments.plot is not None:

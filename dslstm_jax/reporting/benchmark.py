@@ -1,13 +1,19 @@
-"""A benchmark's rows as a Markdown table and as a picture: ours against each peer, and how near to the peaks."""
+"""A benchmark's rows as JSON, as a Markdown table and as a picture: ours against each peer, and how near to the
+peaks."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dslstm_jax.errors import RunError
 from dslstm_jax.reporting.style import BLUE, INK, PALE, picture
 from dslstm_jax.reporting.tables import markdown_table
-from dslstm_jax.util.files import make_folder, write_text
+from dslstm_jax.runs.provenance import describe_environment, describe_machine
+from dslstm_jax.util.files import make_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +21,19 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 """One measured line: its columns by name; None where a column does not apply."""
+PEERS = ("torch", "librosa", "opensmile")
+"""Packages of the extra `bench`, whose versions belong to the figures."""
 MOST_CASES = 12
 """More than these are drawn as lines, for nobody reads so many bars."""
+
+
+class Report(NamedTuple):
+    """A table of measured rows."""
+
+    name: str
+    notes: Sequence[str]
+    """Sentences that the figures need."""
+    rows: Sequence[Row]
 
 
 def format_rows(rows: Sequence[Row]) -> str:
@@ -31,12 +48,32 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def rewrite_block(path: Path, name: str, content: Sequence[str]) -> None:
-    """Rewrites the block of benchmark `name` in a Markdown file, and nothing else.
+def publish(report: Report, json: Path | None, update: Path | None) -> None:
+    """Writes the rows with their environment as JSON, and into their own block of a Markdown file, where asked.
 
     Raises:
-      RunError: the file has no such block, or cannot be written.
+      RunError: the Markdown file has no block of that name, or a file cannot be written.
     """
+    about = describe_environment()
+    for peer in PEERS:
+        with suppress(PackageNotFoundError):
+            about["packages"][peer] = version(peer)
+    if json is not None:
+        write_json(json, {"benchmark": report.name, "environment": about, "notes": report.notes, "rows": report.rows})
+    if update is not None:
+        _rewrite_block(update, report.name, [_describe(about), format_rows(report.rows), *report.notes])
+
+
+def _describe(about: Mapping[str, Any]) -> str:
+    """The command, the commit, the machine and the packages, as one sentence."""
+    command = shlex.join(["dslstm", *about["command"][1:]])
+    named = [name for name in ("jax", "flax", "numpy", "grain", *PEERS) if name in about["packages"]]
+    packages = ", ".join(f"{name} {about['packages'][name]}" for name in named)
+    commit = re.sub(r"^(\w{7})\w+", r"\1", about["commit"] or "an unknown commit")
+    return f"`{command}` at {commit}; {describe_machine(about)}; Python {about['python']}, {packages}."
+
+
+def _rewrite_block(path: Path, name: str, content: Sequence[str]) -> None:
     begin, end = (f"<!-- {mark}: benchmark {name} -->" for mark in ("begin", "end"))
     before, found, rest = path.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)

@@ -7,10 +7,10 @@ from tiny import tiny_config
 
 from dslstm_jax.benchmark import data
 from dslstm_jax.benchmark.data import benchmark_data
-from dslstm_jax.benchmark.harness import Report
 from dslstm_jax.cli import main
 from dslstm_jax.config import DataConfig
 from dslstm_jax.data.pipeline import Loader
+from dslstm_jax.reporting.benchmark import Report
 
 
 def test_the_three_forms_are_read_as_training_reads_them(tmp_path, monkeypatch):

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from dslstm_jax.benchmark import measure
-from dslstm_jax.benchmark.harness import Timing
-from dslstm_jax.benchmark.measure import Contender, Program, compare, compile_program, race
+from dslstm_jax.benchmark.measure import CompiledProgram, Contender, Timing, compare_timings, compile_program, race
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +39,10 @@ def test_each_contender_gets_its_own_times():
 
 
 def test_ratios_rates_and_shares():
-    program = Program(lambda: None, 2.0, operations=8e9, traffic=4e9, memory=5e6)
+    program = CompiledProgram(lambda: None, 2.0, operations=8e9, traffic=4e9, memory=5e6)
     timings = [Timing.of([9, 2, 2, 2]), Timing.of([7, 3, 4, 5])]
     contenders = [Contender("ours", lambda: None, program), Contender("peer", lambda: None)]
-    ours, peer = compare({"case": "x"}, contenders, timings, {"sequences": 32}, operations=8e9)
+    ours, peer = compare_timings({"case": "x"}, contenders, timings, {"sequences": 32}, operations=8e9)
     assert ours["ours is faster by"] is None
     assert peer["ours is faster by"] == 2
     assert (ours["median ms"], peer["median ms"]) == (2000, 4000)
@@ -57,7 +56,7 @@ def test_ratios_rates_and_shares():
     assert ours["share of GEMM peak"] == pytest.approx(4e9 / peaks.gemm)
     assert ours["share of copy peak"] == pytest.approx(2e9 / peaks.copy)
     assert ours["share of GEMM peak"] > 0
-    without = compare({}, contenders, timings, {})
+    without = compare_timings({}, contenders, timings, {})
     assert without[0]["GFLOP/s"] == 4
     assert without[1]["GFLOP/s"] is None
 
@@ -90,7 +89,7 @@ def test_a_program_tells_what_it_needs():
     assert 3 * array <= program.memory <= 6 * array
     assert program.traffic >= program.memory
     assert program.compile_seconds > 0
-    both = Program.together([program, program])
+    both = CompiledProgram.together([program, program])
     assert both.operations == 2 * program.operations
     assert both.compile_seconds == program.compile_seconds
     assert both.memory == program.memory

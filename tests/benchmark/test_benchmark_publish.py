@@ -1,4 +1,4 @@
-"""The benchmarks' harness: warm timings, JSON with the machine, and a block of a Markdown file that is its own."""
+"""A benchmark is published: warm timings, JSON with the machine, and a block of a Markdown file that is its own."""
 
 import json
 import re
@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from dslstm_jax.benchmark.harness import Report, clock, publish
+from dslstm_jax.benchmark.measure import Contender, race
 from dslstm_jax.errors import RunError
+from dslstm_jax.reporting.benchmark import Report, publish
 
 REPORT = Report(
     "data", ("A note.",), ({"recordings": "WAV", "ms": 1.23456, "of": None}, {"recordings": "x", "ms": 1e4, "of": 2})
@@ -22,7 +23,7 @@ def test_the_first_call_is_kept_apart():
         calls.append(1)
         time.sleep(0.2 if len(calls) == 1 else 0.01)
 
-    timing = clock(call, repeats=5)
+    (timing,) = race([Contender("", call)], repeats=5)
     assert len(calls) == 6
     assert timing.first > 0.2
     assert 0.01 <= timing.p10 <= timing.median <= timing.p90 < 0.2
