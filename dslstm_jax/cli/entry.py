@@ -6,7 +6,6 @@ done (usage, config, missing model).
 
 import contextlib
 import io
-import itertools
 import os
 import re
 import sys
@@ -19,9 +18,9 @@ import tyro
 from dslstm_jax.cli.benchmark import Benchmark, benchmark
 from dslstm_jax.cli.data import Corpora, Prepare, describe_corpora, prepare_records
 from dslstm_jax.cli.export import Export, export_run
-from dslstm_jax.cli.flags import file_only, registry
+from dslstm_jax.cli.flags import FILE_ONLY, registry
 from dslstm_jax.cli.interop import ImportTorch, import_torch
-from dslstm_jax.cli.predict import Predict, predict_files
+from dslstm_jax.cli.predict import Predict, predict
 from dslstm_jax.cli.serve import Serve, serve_page
 from dslstm_jax.cli.training import Compare, Crossval, Evaluate, Train, compare_runs, crossval, evaluate_run, train
 from dslstm_jax.config import load_config
@@ -32,7 +31,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "crossval": (Crossval, crossval),
     "compare": (Compare, compare_runs),
     "evaluate": (Evaluate, evaluate_run),
-    "predict": (Predict, predict_files),
+    "predict": (Predict, predict),
     "export": (Export, export_run),
     "serve": (Serve, serve_page),
     "corpora": (Corpora, describe_corpora),
@@ -43,10 +42,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 
 
 def _usage() -> str:
-    lines = ["usage: dslstm COMMAND ...", "", "commands:"]
-    for name, (arguments, _) in COMMANDS.items():
-        lines.append(f"  {name:14}{(arguments.__doc__ or '').splitlines()[0]}")
-    return "\n".join([*lines, "", "dslstm COMMAND --help says more."])
+    commands = [f"  {name:14}{(kind.__doc__ or '').splitlines()[0]}\n" for name, (kind, _) in COMMANDS.items()]
+    return f"usage: dslstm COMMAND ...\n\ncommands:\n{''.join(commands)}\ndslstm COMMAND --help says more."
 
 
 def _parse(command: str, argv: Sequence[str]) -> Any:
@@ -70,14 +67,12 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
 
 def _one_line(command: str, box: str) -> str:
     """tyro's boxed message as one line: what is wrong, and the nearest flag if it names one."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
-    text = ["" if set(line) <= {"-"} else line for line in lines]  # of dashes, where the terminal knows no boxes
-    text = list(itertools.dropwhile(lambda line: not line, text))
-    rules = [index for index, line in enumerate(text) if not line] or [len(text)]
-    message = " ".join(text[: rules[0]])
-    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(text))
+    text = "\n".join(line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:])
+    parts = re.split(r"^-*$", text, flags=re.MULTILINE)  # of dashes, where the terminal knows no boxes
+    message = " ".join(next(filter(str.strip, parts), "").split())
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", text, re.DOTALL)
     hint = f"; did you mean {near[1]}?" if near else ""
-    if any(map(file_only, re.findall(r"--[\w.-]+", message))):
+    if any(flag.replace("-", "_").startswith(FILE_ONLY) for flag in re.findall(r"--([\w.-]+)", message)):
         hint = "; set it in the config file"
     return f"dslstm {command}: {message}{hint} (dslstm {command} --help lists all)"
 
@@ -110,8 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dslstm {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hints = dict.fromkeys(("train", "crossval"), "; go on with --resume")
-        hints |= {
+        hints = {
+            "train": "; go on with --resume",
+            "crossval": "; go on with --resume",
             "prepare": "; the same command goes on from here",
             "predict": "; with --output, go on with --resume",
         }

@@ -6,9 +6,8 @@ import functools
 import inspect
 import itertools
 import re
-import textwrap
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -19,15 +18,18 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from dslstm_jax.config import Config, CorpusConfig, FeaturesConfig, ModelConfig, TrainingConfig
+from dslstm_jax.config import CorpusConfig
 from dslstm_jax.errors import ConfigError
 
-FILE_ONLY: dict[type, tuple[str, ...]] = {
-    CorpusConfig: ("synthetic",),
-    FeaturesConfig: ("mfcc", "spectrograms"),
-    ModelConfig: ("kernels", "layers"),
-    TrainingConfig: ("clip_norm", "choose_over"),
-}
+FILE_ONLY = (
+    "corpus.synthetic",
+    "features.mfcc",
+    "features.spectrograms",
+    "model.kernels",
+    "model.layers",
+    "training.clip_norm",
+    "training.choose_over",
+)
 """Fields without a flag."""
 
 registry = ConstructorRegistry()
@@ -39,17 +41,18 @@ def _dataclass_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     kind: Any = info.type
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__.startswith("dslstm_jax.")):
         return None
+    room = kind.__name__.removesuffix("Config").lower()
     default = info.default if isinstance(info.default, kind) else None
     hints = get_type_hints(kind, include_extras=True)
     fields = [
         StructFieldSpec(
             name=field.name,
             type=_PARTS if hints[field.name] == tuple[CorpusConfig, ...] else _plain(hints[field.name]),
-            default=_default_of(field) if default is None else getattr(default, field.name),
+            default=getattr(kind if default is None else default, field.name, tyro.MISSING_NONPROP),
             helptext=functools.partial(_help, kind, field.name),
         )
         for field in dataclasses.fields(kind)
-        if field.name not in FILE_ONLY.get(kind, ())
+        if f"{room}.{field.name}" not in FILE_ONLY
     ]
 
     def build(**values: Any) -> Any:
@@ -59,31 +62,16 @@ def _dataclass_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(instantiate=build, fields=tuple(fields))
 
 
-def file_only(flag: str) -> bool:
-    """Whether a field of this name is set in a config file only; `flag` is such as --model.kernels."""
-    rooms = {field.type: field.name for field in dataclasses.fields(Config)}
-    names = [f"--{rooms[kind]}.{name.replace('_', '-')}" for kind, hidden in FILE_ONLY.items() for name in hidden]
-    return any(flag == name or flag.startswith(f"{name}.") for name in names)
-
-
-def _default_of(field: "dataclasses.Field[Any]") -> Any:
-    return tyro.MISSING_NONPROP if field.default is dataclasses.MISSING else field.default
-
-
 def _plain(hint: Any) -> Any:
     """The type of a field, whose help has no default where that is nothing, and no None among what can be given."""
-    base, *own = (hint.__origin__, *hint.__metadata__) if get_origin(hint) is Annotated else (hint,)
-    given = [kind for kind in get_args(base) if kind is not type(None)]
-    optional = len(given) == 1 < len(get_args(base)) and given[0] in _METAVARS
-    metavar = _METAVARS[given[0]] if optional else None
-    return Annotated[base, tyro.conf.arg(metavar=metavar, help_behavior_hint=_shown), *own]
+    return Annotated[hint, tyro.conf.arg(metavar=_METAVARS.get(hint), help_behavior_hint=_shown)]
 
 
 def _shown(default: str) -> str:
     return "" if default in ("", "None") else f"(default: {default})"
 
 
-_METAVARS: dict[Any, str] = {str: "STR", int: "INT", Path: "PATH"}
+_METAVARS: dict[Any, str] = {str | None: "STR", int | None: "INT", Path | None: "PATH"}
 
 
 def _parse_parts(values: list[str]) -> tuple[CorpusConfig, ...]:
@@ -119,13 +107,9 @@ def _help(kind: type, field: str) -> str | None:
 @functools.cache
 def _docstrings(kind: type) -> dict[str, str]:
     """The string below each field in the source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    (source,) = ast.parse(inspect.getsource(kind)).body
     return {
-        field.target.id: text.value.value
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
+        ast.unparse(field.target): ast.literal_eval(text.value)
+        for field, text in itertools.pairwise(source.body)  # type: ignore[attr-defined]
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }

@@ -1,22 +1,14 @@
 """dslstm predict."""
 
-import glob
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from dslstm_jax.errors import AudioError, ConfigError
-
-if TYPE_CHECKING:
-    from dslstm_jax.serving.formats import Answer
-    from dslstm_jax.serving.predictor import Predictor
 
 _LOG_EVERY = 30.0
 """Seconds between two lines about the progress in a log."""
@@ -56,73 +48,45 @@ class Predict:
     --output and --pictures there is none."""
 
 
-def predict_files(arguments: Predict) -> int:
+def predict(arguments: Predict) -> int:
     """dslstm predict"""
-    format_name = _check(arguments)
-    from dslstm_jax.serving.formats import FORMATS
-    from dslstm_jax.serving.job import answer_and_keep, job_identity, read_kept
-    from dslstm_jax.serving.predictor import load
-    from dslstm_jax.util.files import make_folder, whole_file
-    from dslstm_jax.util.programs import keep_programs
+    from rich.console import Console
 
+    from dslstm_jax.serving.job import answer_files, find_inputs
+    from dslstm_jax.serving.predictor import load
+    from dslstm_jax.util.programs import keep_programs
+    from dslstm_jax.util.progress import progress_bar
+
+    format_name, output = _check(arguments), arguments.output
     keep_programs()
     predictor = load(arguments.model)
-    inputs = _find_inputs(arguments.paths)
-    names = [name for name, _ in inputs]
-    pictures = arguments.pictures or (arguments.output and arguments.output.parent)
-
-    def answer(start: int) -> "Iterator[Answer]":
-        sources = [source for _, source in inputs[start:]]
-        window = arguments.window if arguments.timeline else None
-        answers = predictor.files(sources, window=window, hop=arguments.hop)
-        if not arguments.timeline or not pictures:
-            return answers
-        return _draw(predictor, names[start:], answers, _picture_paths(pictures, names)[start:])
-
-    answers = answer(0)  # finds a window without sense before anything is written
-    if arguments.timeline and pictures:
-        make_folder(pictures)
-    if arguments.output is None:
-        failures = 0
-        writer = FORMATS[format_name](sys.stdout, predictor.labels, names)
-        for name, found in zip(names, _report(answers, len(names), bar=not sys.stdout.isatty()), strict=True):
-            writer.write(name, found)
-            failures += isinstance(found, AudioError)
-        return 1 if failures else 0
-    kept = arguments.output.with_name(f"{arguments.output.name}.part")
-    identity = job_identity(predictor, names, (arguments.window, arguments.hop) if arguments.timeline else ())
-    answers = answer_and_keep(kept, identity, names, answer, resume=arguments.resume)
-    failures = sum(isinstance(found, AudioError) for found in _report(answers, len(names), bar=True))
-    with (
-        whole_file(arguments.output) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream,
-    ):
-        writer = FORMATS[format_name](stream, predictor.labels, names)
-        for name, found in zip(names, read_kept(kept), strict=True):
-            writer.write(name, found)
-    kept.unlink()
-    unusable = f" ({failures} of {len(names)} files could not be used)" if failures else ""
-    print(f"answers: {arguments.output}{unusable}")
+    inputs = find_inputs(arguments.paths)
+    answers = answer_files(
+        predictor,
+        inputs,
+        format_name,
+        output,
+        resume=arguments.resume,
+        window=arguments.window if arguments.timeline else None,
+        hop=arguments.hop,
+        pictures=arguments.pictures,
+    )
+    shown = progress_bar(Console(stderr=True), "files answered", len(inputs), log_every=_LOG_EVERY)
+    failures = 0
+    with shown if output or not sys.stdout.isatty() else nullcontext(lambda: None) as advance:
+        for answer in answers:
+            if isinstance(answer, AudioError):
+                failures += 1
+                print(f"dslstm predict: {answer}", file=sys.stderr)
+            advance()
+    if output:
+        unusable = f" ({failures} of {len(inputs)} files could not be used)" if failures else ""
+        print(f"answers: {output}{unusable}")
     return 1 if failures else 0
 
 
-def _report(answers: "Iterator[Answer]", total: int, *, bar: bool) -> "Iterator[Answer]":
-    """The answers; what failed is named on stderr, and with `bar` the progress is shown there."""
-    from rich.console import Console
-
-    from dslstm_jax.util.progress import progress_bar
-
-    shown = progress_bar(Console(stderr=True), "files answered", total, log_every=_LOG_EVERY)
-    with shown if bar else nullcontext(lambda: None) as advance:
-        for found in answers:
-            if isinstance(found, AudioError):
-                print(f"dslstm predict: {found}", file=sys.stderr)
-            yield found
-            advance()
-
-
 def _check(arguments: Predict) -> str:
-    """Finds flags that do not go together; returns the format."""
+    """Refuses flags that do not go together; returns the format."""
     from dslstm_jax.serving.formats import ENDINGS
 
     output = arguments.output
@@ -139,61 +103,3 @@ def _check(arguments: Predict) -> str:
     if arguments.format is None and output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--output {output}: give --format, or one of the endings {', '.join(ENDINGS)}")
     return arguments.format or ENDINGS[output.suffix.lower()]
-
-
-def _find_inputs(paths: Sequence[str]) -> list[tuple[str, Path | AudioError]]:
-    """The name and place of each sound file that is meant, or why there is none."""
-    from dslstm_jax.data.audio import find_audio
-
-    found: list[tuple[str, Path | AudioError]] = []
-    for path in paths:
-        listed = _read_list() if path == "-" else [path]
-        if not listed:
-            found.append((path, AudioError("-: no path on stdin")))
-        for name in (match for each in listed for match in _expand(each)):
-            try:
-                found += [(str(file), file) for file in find_audio(name)]
-            except AudioError as error:
-                found.append((name, error))
-    return found
-
-
-def _read_list() -> list[str]:
-    content = sys.stdin.buffer.read()
-    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-    return [os.fsdecode(line) for line in lines if line]
-
-
-def _expand(path: str) -> list[str]:
-    """What a pattern stands for, sorted, as a shell does it; whatever exists or matches nothing is itself."""
-    if not glob.has_magic(path) or os.path.lexists(path):
-        return [path]
-    return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 (Path.glob wants a folder to start from)
-
-
-def _picture_paths(folder: Path, names: Sequence[str]) -> list[Path]:
-    """A picture for each file; where several have the same name, the later ones are numbered."""
-    paths: dict[str, Path] = {}
-    used: Counter[str] = Counter()
-    for name in names:
-        stem = given = Path(name).stem[:100]
-        while stem.lower() in paths:  # as a file system sees it that ignores case
-            used[given.lower()] += 1
-            stem = f"{given}-{used[given.lower()] + 1}"
-        paths[stem.lower()] = folder / f"{stem}.timeline.png"
-    return list(paths.values())
-
-
-def _draw(
-    predictor: "Predictor", names: Sequence[str], answers: "Iterator[Answer]", pictures: Sequence[Path]
-) -> "Iterator[Answer]":
-    from dslstm_jax.data.audio import read_blocks
-    from dslstm_jax.reporting.timeline import draw_timeline
-
-    for name, answer, picture in zip(names, answers, pictures, strict=True):
-        if not isinstance(answer, AudioError) and answer.windows:
-            blocks = read_blocks(name, predictor.sample_rate)
-            draw_timeline(
-                blocks, predictor.sample_rate, answer.windows, predictor.labels, f"{name}: {answer.label}", picture
-            )
-        yield answer

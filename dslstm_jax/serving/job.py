@@ -1,7 +1,11 @@
-"""The answers of a long job, kept as they come: a killed job goes on where it was."""
+"""Answers for many files, kept as they come: a killed job goes on where it was."""
 
+import glob
 import hashlib
 import json
+import os
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,10 +14,91 @@ from typing import Any
 import jax
 import numpy as np
 
-from dslstm_jax.errors import RunError
-from dslstm_jax.serving.formats import Answer, from_row, to_row
+from dslstm_jax.data.audio import find_audio, read_blocks
+from dslstm_jax.errors import AudioError, RunError
+from dslstm_jax.reporting.timeline import draw_timeline
+from dslstm_jax.serving.formats import FORMATS, Answer, from_row, to_row
 from dslstm_jax.serving.predictor import GROUP, Predictor
-from dslstm_jax.util.files import to_json
+from dslstm_jax.util.files import make_folder, to_json, whole_file
+
+Input = tuple[str, Path | AudioError]
+"""The name and place of a sound file, or why there is none."""
+
+
+def find_inputs(paths: Sequence[str]) -> list[Input]:
+    """The sound files that are meant.
+
+    Args:
+      paths: files; folders, which are searched; patterns; `-`, for a list of these on stdin.
+    """
+    inputs: list[Input] = []
+    for path in paths:
+        listed = _read_list() if path == "-" else [path]
+        if not listed:
+            inputs.append((path, AudioError("-: no path on stdin")))
+        for name in (match for each in listed for match in _expand(each)):
+            try:
+                inputs += [(str(file), file) for file in find_audio(name)]
+            except AudioError as error:
+                inputs.append((name, error))
+    return inputs
+
+
+def answer_files(
+    predictor: Predictor,
+    inputs: Sequence[Input],
+    format_name: str,
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    window: float | None = None,
+    hop: float = 1.0,
+    pictures: Path | None = None,
+) -> Iterator[Answer]:
+    """Recognizes files, and writes each answer before it is yielded.
+
+    Args:
+      predictor: recognizes them.
+      inputs: from `find_inputs`.
+      format_name: one of FORMATS.
+      output: the file to write; until it is whole the answers are kept in FILE.part. None: stdout.
+      resume: go on from FILE.part.
+      window: seconds; if given, each answer has a timeline. See `Predictor.files`.
+      hop: seconds from one window to the next.
+      pictures: the folder for a picture of each timeline; by default the folder of `output`.
+
+    Raises:
+      ConfigError: a window or hop that makes no sense; nothing is written then.
+      RunError: FILE.part belongs to another job, or something cannot be written.
+    """
+    names = [name for name, _ in inputs]
+    folder = pictures or (output and output.parent)
+    drawn = _picture_paths(folder, names) if folder and window is not None else []
+
+    def answer(start: int) -> Iterator[Answer]:
+        answers = predictor.files([source for _, source in inputs[start:]], window=window, hop=hop)
+        return _draw(predictor, names[start:], answers, drawn[start:]) if drawn else answers
+
+    answers = answer(0)  # finds a window without sense before anything is written
+    if folder and drawn:
+        make_folder(folder)
+    if output is None:
+        writer = FORMATS[format_name](sys.stdout, predictor.labels, names)
+        for name, found in zip(names, answers, strict=True):
+            writer.write(name, found)
+            yield found
+        return
+    kept = output.with_name(f"{output.name}.part")
+    identity = job_identity(predictor, names, () if window is None else (window, hop))
+    yield from answer_and_keep(kept, identity, names, answer, resume=resume)
+    with (
+        whole_file(output) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream,
+    ):
+        writer = FORMATS[format_name](stream, predictor.labels, names)
+        for name, found in zip(names, read_kept(kept), strict=True):
+            writer.write(name, found)
+    kept.unlink()
 
 
 def job_identity(predictor: Predictor, names: Sequence[str], settings: Sequence[Any]) -> str:
@@ -83,10 +168,9 @@ def _find_kept(kept: Path, identity: str, names: Sequence[str]) -> tuple[int, in
                 f"{kept} holds answers to other files, of another model or with other windows; the same command "
                 "without --resume begins anew"
             )
-        done, size, end = 0, 0, file.tell()
+        done, size = 0, 0
         for number, name in enumerate(names, 1):
             line = file.readline()
-            end += len(line)
             try:
                 row = json.loads(line)
                 if not line.endswith(b"\n") or row["path"] != name:
@@ -95,5 +179,42 @@ def _find_kept(kept: Path, identity: str, names: Sequence[str]) -> tuple[int, in
             except (ValueError, KeyError, TypeError):
                 break
             if number % GROUP == 0 or number == len(names):
-                done, size = number, end
+                done, size = number, file.tell()
         return done, size
+
+
+def _read_list() -> list[str]:
+    content = sys.stdin.buffer.read()
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    return [os.fsdecode(line) for line in lines if line]
+
+
+def _expand(path: str) -> list[str]:
+    """What a pattern stands for, sorted, as a shell does it; whatever exists or matches nothing is itself."""
+    if not glob.has_magic(path) or os.path.lexists(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 (Path.glob wants a folder to start from)
+
+
+def _picture_paths(folder: Path, names: Sequence[str]) -> list[Path]:
+    """A picture for each file; where several have the same name, the later ones are numbered."""
+    paths: dict[str, Path] = {}
+    used: Counter[str] = Counter()
+    for name in names:
+        stem = given = Path(name).stem[:100]
+        while stem.lower() in paths:  # as a file system sees it that ignores case
+            used[given.lower()] += 1
+            stem = f"{given}-{used[given.lower()] + 1}"
+        paths[stem.lower()] = folder / f"{stem}.timeline.png"
+    return list(paths.values())
+
+
+def _draw(
+    predictor: Predictor, names: Sequence[str], answers: Iterator[Answer], pictures: Sequence[Path]
+) -> Iterator[Answer]:
+    rate, labels = predictor.sample_rate, predictor.labels
+    for name, answer, picture in zip(names, answers, pictures, strict=True):
+        if not isinstance(answer, AudioError) and answer.windows:
+            title = f"{name}: {answer.label}"
+            draw_timeline(read_blocks(name, rate), rate, answer.windows, labels, title, picture)
+        yield answer

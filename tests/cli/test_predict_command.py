@@ -15,11 +15,10 @@ import pytest
 import soundfile
 
 from dslstm_jax.cli import main
-from dslstm_jax.cli.predict import _picture_paths
 from dslstm_jax.errors import AudioError, RunError
 from dslstm_jax.serving import formats
 from dslstm_jax.serving.formats import FORMATS, from_row, to_row
-from dslstm_jax.serving.job import answer_and_keep, read_kept
+from dslstm_jax.serving.job import _picture_paths, answer_and_keep, read_kept
 from dslstm_jax.serving.predictor import GROUP, Prediction
 from dslstm_jax.serving.timeline import Window
 
