@@ -99,18 +99,8 @@ def align(
 def drop_factors(
     x: Float[Array, "B ..."], keys: Key[Array, " B"] | None, rate: float, place: int, size: int
 ) -> Float[Array, "B H"] | None:
-    """What `drop` multiplies a layer's `size` units by: 0 where they are dropped, else 1 / (1 - rate).
-
-    Args:
-      x: gives the type.
-      keys: one for each utterance; None drops nothing.
-      rate: below 1.
-      place: tells the layers of the recognizer apart.
-      size: number of units.
-
-    Returns:
-      The factors, the same for all frames; None where nothing is dropped.
-    """
+    """What `drop` multiplies a layer's `size` units by, in x's type: 0 where they are dropped, else 1 / (1 - rate);
+    None where nothing is dropped. `place` tells the layers of the recognizer apart."""
     if keys is None or rate == 0:
         return None
     kept = jax.vmap(
@@ -192,8 +182,10 @@ def read_by_ds_lstm(
     return x, tuple(after)
 
 
-class Branch(nn.Module):
-    """What all branches share. Each encodes its features as sequences, and reads each of them by a recurrence."""
+class _Branch(nn.Module):
+    """What all branches share. Each has two methods more: `encode` makes of the features the sequences that its
+    recurrences read, and `recur` reads them, on from the states that it is given, or from the beginning where these
+    are None."""
 
     classes: int
     config: RecognizerConfig
@@ -203,26 +195,12 @@ class Branch(nn.Module):
     def setup(self) -> None:
         self.classifier = Linear(self.classes)
 
-    def encode(self, features: Features, train: bool) -> tuple[Sequences, ...]:
-        """What the recurrences read."""
-        raise NotImplementedError
-
-    def recur(
-        self,
-        sequences: Sequence[Sequences],
-        states: Sequence[States | None],
-        keys: Key[Array, " B"] | None,
-        train: bool,
-    ) -> tuple[Read, ...]:
-        """What the recurrences found. They go on from `states`, or begin where these are None."""
-        raise NotImplementedError
-
     def classify(self, summaries: Sequence[Summary]) -> Float[Array, "B C"]:
         """The logits: all vectors side by side, linear."""
         return self.classifier(jnp.concatenate([to_vector(summary) for summary in summaries], axis=-1))
 
 
-class MFCCBranch(Branch):
+class MFCCBranch(_Branch):
     """M_LSTM: LSTM over the MFCC, pooled over the valid frames, linear."""
 
     def setup(self) -> None:
@@ -247,7 +225,7 @@ class MFCCBranch(Branch):
         return (Read(self.pooling(x, sequence.mask), after),)
 
 
-class SpectrogramBranch(Branch):
+class _SpectrogramBranch(_Branch):
     """What the two branches over spectrograms share: a CNN of its own for each spectrogram."""
 
     def setup(self) -> None:
@@ -266,7 +244,7 @@ class SpectrogramBranch(Branch):
         ]
 
 
-class CNNLSTMBranch(SpectrogramBranch):
+class CNNLSTMBranch(_SpectrogramBranch):
     """CNN-LSTM: an LSTM over each CNN's sequence, pooled over time; the vectors side by side, linear."""
 
     def setup(self) -> None:
@@ -294,7 +272,7 @@ class CNNLSTMBranch(SpectrogramBranch):
         return tuple(found)
 
 
-class DSLSTMBranch(SpectrogramBranch):
+class DSLSTMBranch(_SpectrogramBranch):
     """M_DS-LSTM: the two sequences aligned, then DS-LSTM layers that all read the same y; pooling, linear."""
 
     def setup(self) -> None:
@@ -324,3 +302,6 @@ class DSLSTMBranch(SpectrogramBranch):
 
 def _frame_mask(frames: Frames, x: Float[Array, "B T F"]) -> Bool[Array, "B T"]:
     return jnp.broadcast_to(frames.mask(x.shape[1]), x.shape[:2])
+
+
+Branch = MFCCBranch | CNNLSTMBranch | DSLSTMBranch

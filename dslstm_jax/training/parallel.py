@@ -49,17 +49,12 @@ def start_processes(config: ParallelConfig) -> None:
             "parallel.coordinator needs --parallel.processes N and --parallel.process I; on SLURM, a TPU pod or "
             "Kubernetes, --parallel.coordinator auto finds them"
         )
+    if jax.distributed.is_initialized():  # by an earlier call of this process
+        return
+    own = (config.coordinator, config.processes, config.process)
+    detection = {} if found else {"cluster_detection_method": "deactivate"}
     try:
-        if found:
-            jax.distributed.initialize(initialization_timeout=TIMEOUT)
-        else:
-            jax.distributed.initialize(
-                config.coordinator,
-                config.processes,
-                config.process,
-                initialization_timeout=TIMEOUT,
-                cluster_detection_method="deactivate",
-            )
+        jax.distributed.initialize(*(() if found else own), initialization_timeout=TIMEOUT, **detection)
     except Exception as error:  # the runtime raises many kinds
         reason = first_line(error)
         raise ConfigError(f"parallel.coordinator {config.coordinator}: {reason}") from error

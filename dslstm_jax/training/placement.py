@@ -1,12 +1,14 @@
 """How batches get to the devices: from the files of their recordings, or out of what lies there already."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from dslstm_jax.config import Config
 from dslstm_jax.data.batches import Batch
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.resident import Recordings, gather_waveforms, read_recordings, without_waveforms
+from dslstm_jax.data.splits import Split
 from dslstm_jax.training.parallel import Parallel
 
 
@@ -29,25 +31,13 @@ def resident(dataset: Dataset, config: Config, parallel: Parallel) -> Recordings
     """
     if config.data.keep == "files":
         return None
-    return _resident(_Whole(dataset), config.features.sample_rate, config.features.trim, parallel)
-
-
-class _Whole:
-    """A dataset as a key, whatever its split."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Whole) and self.dataset.corpus == other.dataset.corpus
-
-    def __hash__(self) -> int:
-        return hash(self.dataset.lengths)
+    whole = replace(dataset, split=Split((), (), ()))  # as a key, whatever its split
+    return _resident(whole, config.features.sample_rate, config.features.trim, parallel)
 
 
 @lru_cache(maxsize=1)
-def _resident(whole: _Whole, sample_rate: int, trim: float, parallel: Parallel) -> Recordings:
-    return parallel.copy(read_recordings(whole.dataset, sample_rate, trim))
+def _resident(whole: Dataset, sample_rate: int, trim: float, parallel: Parallel) -> Recordings:
+    return parallel.copy(read_recordings(whole, sample_rate, trim))
 
 
 def _complete(recordings: Recordings, parallel: Parallel, batch: Batch) -> Batch:
