@@ -5,7 +5,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +57,17 @@ def read_audio(
       AudioError: `PATH: REASON` in one line, whatever is wrong: missing, unreadable, not sound, truncated, no
         samples, NaN or infinite samples, too long, too short or silent (`check_recording`).
     """
-    try:
-        with _open(Path(path)) as file:
-            _check_length(file.frames, file.samplerate, longest)
-            if most_values is not None and file.frames * file.channels > most_values:
-                raise AudioError(
-                    f"{file.frames} samples of {file.channels} channels, but at most {most_values:,} values can be "
-                    "decoded; lower its rate, or mix it to mono"
-                )
-            samples = _decode(file, file.frames)
-            _check_whole(file, len(samples))
+    with _opened(path) as file:
+        _check_length(file.frames, file.samplerate, longest)
+        if most_values is not None and file.frames * file.channels > most_values:
+            raise AudioError(
+                f"{file.frames} samples of {file.channels} channels, but at most {most_values:,} values can be "
+                "decoded; lower its rate, or mix it to mono"
+            )
+        samples = _decode(file, file.frames)
+        _check_whole(file, len(samples))
         recording = _to_mono_at_rate(samples, file.samplerate, sample_rate, longest)
         check_recording(recording, sample_rate)
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
     return recording
 
 
@@ -86,22 +83,19 @@ def read_blocks(path: str | Path, sample_rate: int) -> Iterator[Float32[np.ndarr
     Raises:
       AudioError: as `read_audio`; what only the whole file can tell (truncated, silent) after the last piece.
     """
-    try:
-        with _open(Path(path)) as file:
-            resampler = Resampler(file.samplerate, sample_rate)
-            found, given, silent, last = 0, 0, True, False
-            while not last:
-                samples = _decode(file, _BLOCK)
-                last = len(samples) < _BLOCK
-                found += len(samples)
-                block = resampler(_to_mono(samples) if len(samples) else np.zeros(0, np.float32), last)
-                silent = silent and not block.any()
-                given += len(block)
-                yield block
-            _check_whole(file, found)
-            check_sound(given, silent, sample_rate)
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
+    with _opened(path) as file:
+        resampler = Resampler(file.samplerate, sample_rate)
+        found, given, silent, last = 0, 0, True, False
+        while not last:
+            samples = _decode(file, _BLOCK)
+            last = len(samples) < _BLOCK
+            found += len(samples)
+            block = resampler(_to_mono(samples), last)
+            silent = silent and not block.any()
+            given += len(block)
+            yield block
+        _check_whole(file, found)
+        check_sound(given, silent, sample_rate)
 
 
 def read_header(path: str | Path) -> tuple[int, int]:
@@ -110,14 +104,11 @@ def read_header(path: str | Path) -> tuple[int, int]:
     Raises:
       AudioError: `PATH: REASON`, as `read_audio` says it, where the header is enough to tell.
     """
-    try:
-        with _open(Path(path)) as file:
-            _check_complete(file.extra_info)
-            if file.frames == 0:
-                raise AudioError("no samples")
-            return file.frames, file.samplerate
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
+    with _opened(path) as file:
+        _check_complete(file.extra_info)
+        if file.frames == 0:
+            raise AudioError("no samples")
+        return file.frames, file.samplerate
 
 
 def check_recording(recording: Float32[np.ndarray, " N"], sample_rate: int) -> None:
@@ -162,8 +153,7 @@ def mono_part(samples: npt.ArrayLike) -> Float32[np.ndarray, " N"]:
     Raises:
       AudioError: as `prepare_samples` for the samples.
     """
-    array = _to_floats(samples, part=True)
-    return _to_mono(array) if array.size else np.zeros(0, np.float32)
+    return _to_mono(_to_floats(samples, part=True))
 
 
 class Resampler:
@@ -212,8 +202,20 @@ def find_audio(path: str | Path) -> list[Path]:
     return found
 
 
+@contextmanager
+def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """A file whose header makes sense; the AudioErrors of the block begin with its path."""
+    try:
+        with _open(Path(path)) as file:
+            _check_rate("sample rate", file.samplerate)
+            if file.frames == sys.maxsize:  # FLAC from an encoder that could not seek back; soundfile cannot read it
+                raise AudioError("its header does not say how long it is; convert it to WAV or FLAC once more")
+            yield file
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
+
+
 def _open(path: Path) -> soundfile.SoundFile:
-    """A file whose header makes sense; AudioError without the path."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -229,21 +231,12 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         is_mpeg = start not in _NOT_MPEG or path.suffix.lower() == ".mp3"
         with quiet_libraries() if is_mpeg else nullcontext():
-            file = soundfile.SoundFile(os.fsencode(path))  # bytes: a name need not be text
+            return soundfile.SoundFile(os.fsencode(path))  # bytes: a name need not be text
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # TypeError: headerless, by suffix .raw
         reason = _reason(error)
         if "not a regular file" in reason:  # what libsndfile says where its MP3 decoder finds nothing
             reason = "no MPEG frame"
         raise AudioError(f"not a sound file soundfile can read ({reason}); convert it to WAV or FLAC") from error
-    try:
-        _check_rate("sample rate", file.samplerate)
-    except AudioError:
-        file.close()
-        raise
-    if file.frames == sys.maxsize:  # FLAC from an encoder that could not seek back, which soundfile cannot read
-        file.close()
-        raise AudioError("its header does not say how long it is; convert it to WAV or FLAC once more")
-    return file
 
 
 def _decode(file: soundfile.SoundFile, count: int) -> Float32[np.ndarray, "N channels"]:
@@ -300,18 +293,13 @@ def _to_floats(samples: npt.ArrayLike, part: bool = False) -> Float[np.ndarray, 
             f"samples of shape {array.shape} are {channels} channels of {count} samples; give [N, channels], "
             "not [channels, N] or a batch"
         )
-    return _integers_to_float(array)
-
-
-def _integers_to_float(samples: np.ndarray) -> Float[np.ndarray, "..."]:
-    """Integers divided by their full range, as soundfile does; floats as they are."""
-    if samples.dtype.kind == "f":
-        return samples
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i" and samples.dtype.itemsize <= 4:
-        return samples.astype(np.float32) / 2 ** (8 * samples.dtype.itemsize - 1)
-    raise AudioError(f"samples of type {samples.dtype}; give floats in [-1, 1], int8, int16, int32 or uint8")
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype == np.uint8:
+        return (array.astype(np.float32) - 128) / 128
+    if array.dtype.kind == "i" and array.dtype.itemsize <= 4:
+        return array.astype(np.float32) / 2 ** (8 * array.dtype.itemsize - 1)
+    raise AudioError(f"samples of type {array.dtype}; give floats in [-1, 1], int8, int16, int32 or uint8")
 
 
 def _to_mono_at_rate(
@@ -332,7 +320,9 @@ def _to_mono_at_rate(
 
 
 def _to_mono(samples: Float[np.ndarray, "N *channels"]) -> Float32[np.ndarray, " N"]:
-    """The mean of the channels of at least one sample, after checking its values."""
+    """The mean of the channels, after checking the values."""
+    if samples.size == 0:
+        return np.zeros(0, np.float32)
     peak = max(samples.max(), -samples.min())  # NaN passes through both
     if not np.isfinite(peak):
         raise AudioError("NaN or infinite samples")
