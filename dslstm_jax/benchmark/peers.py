@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +13,7 @@ import numpy as np
 
 from dslstm_jax.benchmark.measure import Contender, compile_program
 from dslstm_jax.config import BEYOND_THE_PAPER, Config, FeaturesConfig, ModelConfig
-from dslstm_jax.features.mfcc import DELTA_WINDOW, FRAME_LENGTH, LIFTER, PREEMPHASIS
+from dslstm_jax.features.mfcc import FRAME_LENGTH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,102 +122,18 @@ def ds_lstm_peers(
     return peers
 
 
-_OPENSMILE = r"""
-[componentInstances:cComponentManager]
-instance[dataMemory].type = cDataMemory
-\{{\cm[source{{?}}:include external source]}}
-[componentInstances:cComponentManager]
-{instances}
-[frames:cFramer]
-reader.dmLevel = wave
-noPostEOIprocessing = 1
-frameSize = {frame}
-frameStep = {hop}
-frameMode = fixed
-frameCenterSpecial = left
-[emphasis:cVectorPreemphasis]
-reader.dmLevel = frames
-k = {preemphasis}
-de = 0
-[window:cWindower]
-reader.dmLevel = emphasis
-winFunc = ham
-[fft:cTransformFFT]
-reader.dmLevel = window
-[magnitude:cFFTmagphase]
-reader.dmLevel = fft
-[mel:cMelspec]
-reader.dmLevel = magnitude
-htkcompatible = 1
-usePower = 1
-nBands = {bands}
-lofreq = 0
-hifreq = {highest}
-specScale = mel
-[cepstra:cMfcc]
-reader.dmLevel = mel
-htkcompatible = 1
-firstMfcc = 1
-lastMfcc = {cepstra}
-cepLifter = {lifter}
-[energy:cEnergy]
-reader.dmLevel = frames
-htkcompatible = 1
-rms = 0
-log = 1
-[static:cVectorConcat]
-reader.dmLevel = cepstra;energy
-includeSingleElementFields = 1
-[delta:cDeltaRegression]
-reader.dmLevel = static
-deltawin = {window}
-blocksize = 1
-[acceleration:cDeltaRegression]
-reader.dmLevel = delta
-deltawin = {window}
-blocksize = 1
-[lld:cVectorConcat]
-reader.dmLevel = static;delta;acceleration
-includeSingleElementFields = 1
-\{{\cm[sink{{?}}:include external sink]}}
-"""
-"""MFCC_E_D_A as openSMILE's MFCC12_E_D_A.conf defines it, which the Python package does not bring."""
-
-
-def opensmile_config(config: FeaturesConfig) -> str:
-    """openSMILE's configuration of the same MFCC as ours."""
-    mfcc, instances, lines = config.mfcc, [], []
-    text = _OPENSMILE.format(
-        instances="{instances}",
-        frame=FRAME_LENGTH / config.sample_rate,
-        hop=mfcc.hop_length / config.sample_rate,
-        preemphasis=PREEMPHASIS,
-        bands=mfcc.mel_bands,
-        highest=config.sample_rate / 2,
-        cepstra=mfcc.cepstra,
-        lifter=LIFTER,
-        window=DELTA_WINDOW,
-    )
-    for line in text.splitlines():
-        name, _, kind = line.strip("[]").partition(":")
-        lines.append(line)
-        if line.startswith("[") and name != "componentInstances":  # each component writes to a level of its own name
-            lines.append(f"writer.dmLevel = {name}")
-            instances.append(f"instance[{name}].type = {kind}")
-    return "\n".join(lines).replace("{instances}", "\n".join(instances))
-
-
 class LibrosaOpenSmile:
     """The same features as the authors compute them: one utterance after the other, by librosa and openSMILE."""
 
     def __init__(self, config: FeaturesConfig) -> None:
         import opensmile
 
+        mfcc, rate = config.mfcc, config.sample_rate
+        options = {"frame": FRAME_LENGTH / rate, "hop": mfcc.hop_length / rate, "highest": rate / 2}
+        options |= {"bands": mfcc.mel_bands, "cepstra": mfcc.cepstra}
+        conf = Path(__file__).with_name("mfcc_e_d_a.conf")
         self.config = config
-        self._folder = tempfile.TemporaryDirectory(prefix="dslstm-opensmile-")
-        path = Path(self._folder.name) / "mfcc_e_d_a.conf"
-        path.write_text(opensmile_config(config), encoding="utf-8")
-        self._smile = opensmile.Smile(feature_set=str(path), feature_level="lld")
+        self._smile = opensmile.Smile(feature_set=str(conf), feature_level="lld", options=options)
 
     def of(self, waveform: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """MFCC [T, 39], and spectrograms [F, frames] in decibels, stretched as the config says; of one utterance."""
