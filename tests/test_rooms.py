@@ -1,6 +1,7 @@
 """Data flows one way: a room imports only from rooms above it, and light rooms stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -84,6 +85,12 @@ def test_every_module_is_in_a_room():
 @pytest.mark.parametrize("name", sorted(set(modules()) - {""}))
 def test_imports_come_from_rooms_above(name):
     assert not arrows_up(name, imports(modules()[name]))
+
+
+def test_the_picture_shows_the_rooms_from_top_to_bottom():
+    lines = (PACKAGE.parent / "CONTRIBUTING.md").read_text().partition("\ndslstm_jax/\n")[2].splitlines()
+    shown = [match[1] for line in lines if (match := re.match(r"  (\w+)(?:/|\.py) ", line))]
+    assert [name for name in shown if name != "pretrained"] == [room for room in ROOMS if room != "__main__"]
 
 
 def test_no_imports_run_in_a_circle():
