@@ -7,9 +7,11 @@ PyTorch itself is needed only to read a file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +26,7 @@ from dslstm_jax.config import (
 )
 from dslstm_jax.errors import RunError, first_line
 from dslstm_jax.models.recognizer import SPECTROGRAM_WEIGHT, Variables, count_classes
+from dslstm_jax.ops.convolution import block_size
 from dslstm_jax.runs.checkpoint import Checkpoints
 from dslstm_jax.runs.folder import RunFolder, create_run
 
@@ -53,10 +56,6 @@ def read_state_dict(path: str | Path) -> StateDict:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def _part(state: StateDict, prefix: str) -> StateDict:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
 def _count(state: StateDict, pattern: str) -> int:
     """How many of pattern.format(0), pattern.format(1), ... begin some name."""
     number = 0
@@ -65,125 +64,113 @@ def _count(state: StateDict, pattern: str) -> int:
     return number
 
 
-def _linear(state: StateDict) -> Tree:
-    return {"kernel": state["weight"].T, "bias": state["bias"]}
+def _linear(state: StateDict, name: str) -> Tree:
+    return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
 
 
-def _lstm(state: StateDict, layer: int) -> Tree:
+def _lstms(state: StateDict, name: str, ours: str) -> Tree:
+    """All layers, under our name and their number."""
     return {
-        "input_kernel": state[f"weight_ih_l{layer}"].T,
-        "recurrent_kernel": state[f"weight_hh_l{layer}"].T,
-        "input_bias": state[f"bias_ih_l{layer}"],
-        "recurrent_bias": state[f"bias_hh_l{layer}"],
+        f"{ours}_{layer}": {
+            "input_kernel": state[f"{name}.weight_ih_l{layer}"].T,
+            "recurrent_kernel": state[f"{name}.weight_hh_l{layer}"].T,
+            "input_bias": state[f"{name}.bias_ih_l{layer}"],
+            "recurrent_bias": state[f"{name}.bias_hh_l{layer}"],
+        }
+        for layer in range(_count(state, name + ".weight_ih_l{}"))
     }
 
 
-def _ds_lstm(state: StateDict) -> Tree:
-    gates, time, frequency = (state[f"{name}.weight"].T for name in ("W", "WTc", "WFc"))
+def _ds_lstm_names(state: StateDict) -> list[str]:
+    return [f"ftlstm.ftlstm_cell{layer}" for layer in range(_count(state, "ftlstm.ftlstm_cell{}."))]
+
+
+def _ds_lstm(state: StateDict, name: str) -> Tree:
+    gates, time, frequency = (state[f"{name}.{linear}.weight"].T for linear in ("W", "WTc", "WFc"))
     size = time.shape[1]
     from_x = time.shape[0] - size
     return {
         "x_kernel": np.concatenate([gates[:from_x], time[:from_x]], axis=1),
         "y_kernel": np.concatenate([gates[from_x:-size], frequency[:-size]], axis=1),
         "recurrent_kernel": np.concatenate([gates[-size:], time[-size:], frequency[-size:]], axis=1),
-        "bias": np.concatenate([state[f"{name}.bias"] for name in ("W", "WTc", "WFc")]),
-        "gate_scale": state["batch.weight"],
-        "gate_shift": state["batch.bias"],
-        "output_scale": state["batchhT.weight"],
-        "output_shift": state["batchhT.bias"],
+        "bias": np.concatenate([state[f"{name}.{linear}.bias"] for linear in ("W", "WTc", "WFc")]),
+        "gate_scale": state[f"{name}.batch.weight"],
+        "gate_shift": state[f"{name}.batch.bias"],
+        "output_scale": state[f"{name}.batchhT.weight"],
+        "output_shift": state[f"{name}.batchhT.bias"],
     }
 
 
-def _ds_lstm_statistics(state: StateDict) -> Tree:
-    steps = range(_count(state, "batch.running_mean_{}"))
+def _ds_lstm_statistics(state: StateDict, name: str) -> Tree:
+    steps = range(_count(state, name + ".batch.running_mean_{}"))
     return {
-        "gate_mean": np.stack([state[f"batch.running_mean_{step}"] for step in steps]),
-        "gate_variance": np.stack([state[f"batch.running_var_{step}"] for step in steps]),
-        "output_mean": state["batchhT.running_mean"],
-        "output_variance": state["batchhT.running_var"],
+        "gate_mean": np.stack([state[f"{name}.batch.running_mean_{step}"] for step in steps]),
+        "gate_variance": np.stack([state[f"{name}.batch.running_var_{step}"] for step in steps]),
+        "output_mean": state[f"{name}.batchhT.running_mean"],
+        "output_variance": state[f"{name}.batchhT.running_var"],
     }
 
 
-def _cnn(state: StateDict) -> Tree:
+def _cnn_names(state: StateDict) -> list[str]:
+    """Of each spectrogram's CNN, the names of its blocks, with a place for their number."""
+    several = "cnn_multi.spec_cell{}."
+    cells = several if _count(state, several) else "cnn.spec_cell{}."
+    return [cells.format(index) + "lflb_cell{}" for index in range(_count(state, cells))]
+
+
+def _cnn(state: StateDict, blocks: str) -> Tree:
     tree: Tree = {}
-    for layer in range(_count(state, "lflb_cell{}.")):
-        block = _part(state, f"lflb_cell{layer}.")
-        tree[f"convolution_{layer}"] = {
-            "kernel": block["cnn.weight"].transpose(3, 2, 1, 0),
-            "bias": block["cnn.bias"],
-        }
-        tree[f"batch_norm_{layer}"] = {"scale": block["batch.weight"], "shift": block["batch.bias"]}
+    for layer in range(_count(state, blocks + ".")):
+        block = blocks.format(layer)
+        kernel, bias = state[f"{block}.cnn.weight"].transpose(3, 2, 1, 0), state[f"{block}.cnn.bias"]
+        tree[f"convolution_{layer}"] = {"kernel": kernel, "bias": bias}
+        scale, shift = state[f"{block}.batch.weight"], state[f"{block}.batch.bias"]
+        tree[f"batch_norm_{layer}"] = {"scale": scale, "shift": shift}
     return tree
 
 
-def _cnn_statistics(state: StateDict) -> Tree:
+def _cnn_statistics(state: StateDict, blocks: str) -> Tree:
     return {
         f"batch_norm_{layer}": {
-            "running_mean": state[f"lflb_cell{layer}.batch.running_mean"],
-            "running_variance": state[f"lflb_cell{layer}.batch.running_var"],
+            "running_mean": state[f"{blocks.format(layer)}.batch.running_mean"],
+            "running_variance": state[f"{blocks.format(layer)}.batch.running_var"],
         }
-        for layer in range(_count(state, "lflb_cell{}."))
+        for layer in range(_count(state, blocks + "."))
     }
-
-
-def _cnns(state: StateDict) -> list[StateDict]:
-    """One state dict for each spectrogram's CNN."""
-    cells = _part(state, "cnn_multi.") or _part(state, "cnn.")
-    return [_part(cells, f"spec_cell{index}.") for index in range(_count(cells, "spec_cell{}."))]
-
-
-def _lstm_layers(state: StateDict) -> range:
-    return range(_count(state, "weight_ih_l{}"))
 
 
 def parameters(state: StateDict) -> Tree:
     """The collection `params` of any row of the paper's table; of its gradients too, which have the same names."""
     tree: Tree = {}
-    cnns = {f"cnn_{index}": _cnn(cnn) for index, cnn in enumerate(_cnns(state))}
+    branch = {f"cnn_{index}": _cnn(state, blocks) for index, blocks in enumerate(_cnn_names(state))}
     if "classification_raw.weight" in state:
-        cells = range(_count(state, "ftlstm.ftlstm_cell{}."))
-        layers = {f"ds_lstm_{layer}": _ds_lstm(_part(state, f"ftlstm.ftlstm_cell{layer}.")) for layer in cells}
-        tree["spectrogram_branch"] = cnns | layers | {"classifier": _linear(_part(state, "classification_raw."))}
+        layers = {f"ds_lstm_{layer}": _ds_lstm(state, name) for layer, name in enumerate(_ds_lstm_names(state))}
+        tree["spectrogram_branch"] = branch | layers | {"classifier": _linear(state, "classification_raw")}
     elif "classification_raw1.weight" in state:
-        branches = [_part(state, f"ftlstm{index + 1}.ftlstm.") for index in range(len(cnns))]
-        layers = {
-            f"lstm_{index}_{layer}": _lstm(branch, layer)
-            for index, branch in enumerate(branches)
-            for layer in _lstm_layers(branch)
-        }
-        tree["spectrogram_branch"] = cnns | layers | {"classifier": _linear(_part(state, "classification_raw1."))}
+        for index in range(len(branch)):
+            branch |= _lstms(state, f"ftlstm{index + 1}.ftlstm", f"lstm_{index}")
+        tree["spectrogram_branch"] = branch | {"classifier": _linear(state, "classification_raw1")}
     if "classification_hand.weight" in state:
-        audio = _part(state, "LSTM_Audio.lstm.")
-        layers = {f"lstm_{layer}": _lstm(audio, layer) for layer in _lstm_layers(audio)}
-        tree["mfcc_branch"] = layers | {"classifier": _linear(_part(state, "classification_hand."))}
+        layers = _lstms(state, "LSTM_Audio.lstm", "lstm")
+        tree["mfcc_branch"] = layers | {"classifier": _linear(state, "classification_hand")}
     return tree
 
 
 def running_statistics(state: StateDict) -> Tree:
     """The collection `batch_stats`; empty for M_LSTM, which normalizes nothing."""
-    branch = {f"cnn_{index}": _cnn_statistics(cnn) for index, cnn in enumerate(_cnns(state))}
-    for layer in range(_count(state, "ftlstm.ftlstm_cell{}.")):
-        branch[f"ds_lstm_{layer}"] = _ds_lstm_statistics(_part(state, f"ftlstm.ftlstm_cell{layer}."))
+    branch = {f"cnn_{index}": _cnn_statistics(state, blocks) for index, blocks in enumerate(_cnn_names(state))}
+    for layer, name in enumerate(_ds_lstm_names(state)):
+        branch[f"ds_lstm_{layer}"] = _ds_lstm_statistics(state, name)
     return {"spectrogram_branch": branch} if branch else {}
 
 
-def _kernel(cnn: StateDict) -> tuple[int, int]:
-    """(frequency, time)"""
-    frequency, time = cnn["lflb_cell0.cnn.weight"].shape[2:]
-    return int(frequency), int(time)
-
-
-def _bands_after(bands: int, kernels: list[int]) -> int:
-    for kernel in kernels:
-        bands = (bands + 2 * ((kernel - 1) // 2) - kernel + 1) // 2
-    return bands
-
-
-def _spectrogram_of(cnn: StateDict, width: int, candidates: tuple[SpectrogramConfig, ...]) -> SpectrogramConfig:
+def _spectrogram_of(kernels: Sequence[Any], width: int, candidates: Sequence[SpectrogramConfig]) -> SpectrogramConfig:
     """The resolution whose bands give a CNN output that is `width` wide."""
-    blocks = [cnn[f"lflb_cell{layer}.cnn.weight"] for layer in range(_count(cnn, "lflb_cell{}."))]
     for candidate in candidates:
-        if _bands_after(candidate.mel_bands, [block.shape[2] for block in blocks]) * blocks[-1].shape[0] == width:
+        bands = candidate.mel_bands
+        for kernel in kernels:
+            bands = block_size(bands, kernel.shape[1])
+        if bands * kernels[-1].shape[3] == width:
             return candidate
     raise RunError(f"state dict: no spectrogram gives the {width} values a frame that its recurrence reads")
 
@@ -201,34 +188,36 @@ def config_for(state: StateDict, config: Config) -> Config:
     found: Tree = {name: getattr(ModelConfig(), name) for name in BEYOND_THE_PAPER}
     found |= {"mfcc_branch": "mfcc_branch" in tree, "spectrogram_branch": "none"}
     if found["mfcc_branch"]:
-        audio = _part(state, "LSTM_Audio.lstm.")
-        found |= {"mfcc_hidden": audio["weight_hh_l0"].shape[1], "layers": len(_lstm_layers(audio))}
-    cnns = _cnns(state)
+        audio = tree["mfcc_branch"]
+        found |= {"mfcc_hidden": audio["lstm_0"]["recurrent_kernel"].shape[0], "layers": len(audio) - 1}
+    cnns = len(_cnn_names(state))
     if not cnns:
         return replace(config, model=replace(config.model, **found))
     branch = tree["spectrogram_branch"]
     dual = "ds_lstm_0" in branch
     if dual:
-        widths = [branch["ds_lstm_0"][f"{name}_kernel"].shape[0] for name in ("x", "y")]
-        hidden, layers = branch["ds_lstm_0"]["recurrent_kernel"].shape[0], _count(state, "ftlstm.ftlstm_cell{}.")
+        inputs = [branch["ds_lstm_0"][f"{name}_kernel"] for name in ("x", "y")]
     else:
-        widths = [branch[f"lstm_{index}_0"]["input_kernel"].shape[0] for index in range(len(cnns))]
-        hidden, layers = (
-            branch["lstm_0_0"]["recurrent_kernel"].shape[0],
-            _count(state, "ftlstm1.ftlstm.weight_ih_l{}"),
-        )
+        inputs = [branch[f"lstm_{index}_0"]["input_kernel"] for index in range(cnns)]
+    first = "ds_lstm_0" if dual else "lstm_0_0"
+    layers = sum(name.startswith(first[:-1]) for name in branch)
     if found.get("layers", layers) != layers:
         raise RunError(f"state dict: {layers} and {found['layers']} layers in the two branches; they must agree")
-    candidates = (*config.features.spectrograms, SPECTROGRAM_256, SPECTROGRAM_512, SPECTROGRAM_1024)
-    blocks = range(_count(cnns[0], "lflb_cell{}."))
+    kernels = [
+        [values["kernel"] for name, values in branch[f"cnn_{index}"].items() if name.startswith("convolution")]
+        for index in range(cnns)
+    ]
     found |= {
         "spectrogram_branch": "ds_lstm" if dual else "lstm",
-        "channels": tuple(int(cnns[0][f"lflb_cell{layer}.cnn.weight"].shape[0]) for layer in blocks),
-        "kernels": tuple(_kernel(cnn) for cnn in cnns),
-        "hidden": hidden,
+        "channels": tuple(kernel.shape[3] for kernel in kernels[0]),
+        "kernels": tuple(own[0].shape[1::-1] for own in kernels),
+        "hidden": branch[first]["recurrent_kernel"].shape[0],
         "layers": layers,
     }
-    spectrograms = tuple(_spectrogram_of(cnn, width, candidates) for cnn, width in zip(cnns, widths, strict=True))
+    candidates = (*config.features.spectrograms, SPECTROGRAM_256, SPECTROGRAM_512, SPECTROGRAM_1024)
+    spectrograms = tuple(
+        _spectrogram_of(own, kernel.shape[0], candidates) for own, kernel in zip(kernels, inputs, strict=True)
+    )
     model = replace(config.model, **found)
     return replace(config, features=replace(config.features, spectrograms=spectrograms), model=model)
 
@@ -237,20 +226,15 @@ def _weigh(tree: Tree, state: StateDict) -> Tree:
     """The parameters for SPECTROGRAM_WEIGHT, where the authors average their branches by the tensor `weight`."""
     if len(tree) < 2 or "weight" not in state:
         return tree
-    spectrogram = float(state["weight"][0]) / SPECTROGRAM_WEIGHT
-    mfcc = (1 - float(state["weight"][0])) / (1 - SPECTROGRAM_WEIGHT)
-    weighed = {}
-    for branch, factor in (("spectrogram_branch", spectrogram), ("mfcc_branch", mfcc)):
+    share, weighed = float(state["weight"][0]), {}
+    factors = {
+        "spectrogram_branch": share / SPECTROGRAM_WEIGHT,
+        "mfcc_branch": (1 - share) / (1 - SPECTROGRAM_WEIGHT),
+    }
+    for branch, factor in factors.items():
         classifier = {name: factor * values for name, values in tree[branch]["classifier"].items()}
         weighed[branch] = tree[branch] | {"classifier": classifier}
     return weighed
-
-
-def _to_device(tree: Tree) -> Tree:
-    return {
-        name: _to_device(value) if isinstance(value, dict) else jnp.asarray(value, jnp.float32)
-        for name, value in tree.items()
-    }
 
 
 def import_state_dict(state: StateDict, config: Config) -> tuple[Config, Variables]:
@@ -265,12 +249,10 @@ def import_state_dict(state: StateDict, config: Config) -> tuple[Config, Variabl
     """
     try:
         fitted = config_for(state, config)
-        return fitted, {
-            "params": _to_device(_weigh(parameters(state), state)),
-            "batch_stats": _to_device(running_statistics(state)),
-        }
+        tree = {"params": _weigh(parameters(state), state), "batch_stats": running_statistics(state)}
     except KeyError as error:
         raise RunError(f"state dict: no tensor named {error}") from error
+    return fitted, jax.tree.map(partial(jnp.asarray, dtype=jnp.float32), tree)
 
 
 def import_run(state: StateDict, config: Config, labels: Sequence[str], path: Path) -> RunFolder:
