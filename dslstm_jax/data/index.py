@@ -1,17 +1,18 @@
 """How many samples every recording has, found by decoding it once and remembered from run to run."""
 
 import contextlib
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import platformdirs
 
 from dslstm_jax.data.corpora import Utterance
-from dslstm_jax.data.reading import READING_THREADS, read_utterance
+from dslstm_jax.data.reading import READING_THREADS, file_stamp, read_utterance
 from dslstm_jax.errors import AudioError
 from dslstm_jax.features.trimming import trim_recording, trimming_rule
 
@@ -21,12 +22,6 @@ _KEEP_EVERY = 500
 _TABLE = """CREATE TABLE IF NOT EXISTS trimmed_recordings
 (path BLOB, bytes INTEGER, modified INTEGER, sample_rate INTEGER, rule TEXT, samples INTEGER, trimmed INTEGER,
 PRIMARY KEY (path, sample_rate, rule))"""
-
-
-class _Length(NamedTuple):
-    samples: int
-    trimmed: int
-    """What is left of them."""
 
 
 def measure(
@@ -55,71 +50,57 @@ def measure(
       For each utterance its number of samples, or what is wrong with it.
     """
 
-    def decode(utterance: Utterance) -> _Length | AudioError:
+    def decode(place: int) -> tuple[int, int] | AudioError:
         try:
-            recording = read_utterance(utterance, sample_rate, longest)
+            recording = read_utterance(utterances[place], sample_rate, longest)
         except AudioError as error:
             return error
-        return _Length(len(recording), len(trim_recording(recording, trim)))
+        return len(recording), len(trim_recording(recording, trim))
 
+    found: dict[int, int | AudioError] = {}
     with _open(cache or platformdirs.user_cache_path("dslstm_jax")) as index:
-        stamps = [_stamp(utterance) for utterance in utterances]
-        lengths: list[_Length | AudioError | None] = [
-            _known(index, utterance, stamp, sample_rate, trim)
-            for utterance, stamp in zip(utterances, stamps, strict=True)
-        ]
-        unknown = []
-        for place, length in enumerate(lengths):
-            if isinstance(length, _Length) and length.samples <= longest * sample_rate:
+        keys = [_key(utterance, sample_rate, trim) for utterance in utterances]
+        for place, (utterance, key) in enumerate(zip(utterances, keys, strict=True)):
+            samples, trimmed = _known(index, utterance, key, sample_rate, trim)
+            if samples <= longest * sample_rate:  # else it is decoded again, for the words of the error
+                found[place] = trimmed
                 done()
-            else:  # decoded again if it is too long, for the words of the error
-                unknown.append(place)
+        unknown = [place for place in range(len(utterances)) if place not in found]
         learned: list[tuple[Any, ...]] = []
         with ThreadPoolExecutor(READING_THREADS) as pool:
-            for place, result in zip(
-                unknown, pool.map(decode, [utterances[place] for place in unknown]), strict=True
-            ):
-                lengths[place] = result
-                if (stamp := stamps[place]) and isinstance(result, _Length):
-                    learned.append((*stamp, sample_rate, trimming_rule(trim), *result))
+            for place, result in zip(unknown, pool.map(decode, unknown), strict=True):
+                found[place] = result if isinstance(result, AudioError) else result[1]
+                if (key := keys[place]) and not isinstance(result, AudioError):
+                    learned.append((*key, *result))
                 if len(learned) == _KEEP_EVERY:
                     _keep(index, learned)
                     learned = []
                 done()
         _keep(index, learned)
-    return [length.trimmed if isinstance(length, _Length) else length for length in lengths if length is not None]
+    return [found[place] for place in range(len(utterances))]
+
+
+def _key(utterance: Utterance, sample_rate: int, trim: float) -> tuple[Any, ...] | None:
+    """What the length of a file is kept under; None for a record or a file that is not there."""
+    stamp = None if utterance.record else file_stamp(utterance.path)
+    path = os.fsencode(os.path.abspath(utterance.path))  # noqa: PTH100 (links stay)
+    return stamp and (path, *stamp, sample_rate, trimming_rule(trim))
 
 
 def _known(
-    index: sqlite3.Connection,
-    utterance: Utterance,
-    stamp: tuple[bytes, int, int] | None,
-    sample_rate: int,
-    trim: float,
-) -> _Length | None:
-    if (record := utterance.record) is not None:
-        whole = not trim and record.sample_rate == sample_rate
-        return _Length(record.samples, record.samples) if whole else None
+    index: sqlite3.Connection, utterance: Utterance, key: tuple[Any, ...] | None, sample_rate: int, trim: float
+) -> tuple[float, int]:
+    """The samples of a recording, and those that trimming leaves; infinitely many if they must be counted."""
+    if (record := utterance.record) and not trim and record.sample_rate == sample_rate:
+        return record.samples, record.samples
     query = """SELECT samples, trimmed FROM trimmed_recordings
         WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ? AND rule = ?"""
-    row = index.execute(query, (*stamp, sample_rate, trimming_rule(trim))).fetchone() if stamp else None
-    return row and _Length(*row)
+    return (key and index.execute(query, key).fetchone()) or (math.inf, 0)
 
 
 def _keep(index: sqlite3.Connection, learned: Sequence[tuple[Any, ...]]) -> None:
     with contextlib.suppress(sqlite3.OperationalError), index:  # a full disk or a lock costs time later, not the run
         index.executemany("INSERT OR REPLACE INTO trimmed_recordings VALUES (?, ?, ?, ?, ?, ?, ?)", learned)
-
-
-def _stamp(utterance: Utterance) -> tuple[bytes, int, int] | None:
-    """What a file is recognized by; None for a record or a file that is not there."""
-    if utterance.record is not None:
-        return None
-    try:
-        status = os.stat(utterance.path)  # noqa: PTH116 (three times as fast as Path for 100 000 files)
-    except (OSError, ValueError):
-        return None
-    return os.fsencode(os.path.abspath(utterance.path)), status.st_size, status.st_mtime_ns  # noqa: PTH100
 
 
 @contextlib.contextmanager

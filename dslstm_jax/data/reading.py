@@ -7,6 +7,7 @@ from jaxtyping import Float32
 
 from dslstm_jax.data.audio import read_audio
 from dslstm_jax.data.corpora import Utterance
+from dslstm_jax.data.corpora.records import read_record
 from dslstm_jax.features.trimming import trim_recording
 
 READING_THREADS = max(4, os.cpu_count() or 1)
@@ -27,12 +28,15 @@ def read_utterance(
     Raises:
       AudioError: the recording cannot be used, or has more than `longest` seconds.
     """
-    return trim_recording(_read(utterance, sample_rate, longest), trim)
+    if utterance.record is None:
+        return trim_recording(read_audio(utterance.path, sample_rate, longest), trim)
+    return trim_recording(read_record(utterance.record, sample_rate, longest), trim)
 
 
-def _read(utterance: Utterance, sample_rate: int, longest: float | None) -> Float32[np.ndarray, " N"]:
-    if utterance.record is not None:
-        from dslstm_jax.data.corpora.records import read_record
-
-        return read_record(utterance.record, sample_rate, longest)
-    return read_audio(utterance.path, sample_rate, longest)
+def file_stamp(path: str) -> tuple[int, int] | None:
+    """Size and time of modification, by which an unchanged file is recognized; None if it is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (three times as fast as Path for 100 000 files)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -13,6 +13,15 @@ from dslstm_jax.errors import RunError
 
 
 @contextmanager
+def run_errors(what: str) -> Iterator[None]:
+    """An OSError in the `with` block becomes `RunError("WHAT: REASON")`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{what}: {error.strerror or error}") from error
+
+
+@contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`, to be written to in the `with` block.
 
@@ -23,7 +32,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
       RunError: the file cannot be written (no such folder, no permission, disk full).
     """
     target = Path(path)
-    try:
+    with run_errors(f"cannot write {path}"):
         if target.exists() and not target.is_file():
             yield target
             return
@@ -37,8 +46,6 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def make_folder(path: str | Path) -> Path:
@@ -47,10 +54,8 @@ def make_folder(path: str | Path) -> Path:
     Raises:
       RunError: it cannot be made, or a file is in its place.
     """
-    try:
+    with run_errors(f"cannot make the folder {path}"):
         Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {path}: {error.strerror or error}") from error
     return Path(path)
 
 

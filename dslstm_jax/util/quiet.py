@@ -6,30 +6,24 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock
 
 _lock = Lock()
 _inside = 0
 
 
-class _Streams:
+@cache
+def _streams() -> tuple[ctypes.c_void_p, int | None, int] | None:
     """The C library's variable `stderr`, its value, and a stream that leads nowhere; None where there are none."""
-
-    def __init__(self) -> None:
-        self.variable: ctypes.c_void_p | None = None
-        try:
-            library = ctypes.CDLL(None)
-            variable = ctypes.c_void_p.in_dll(library, "__stderrp" if sys.platform == "darwin" else "stderr")
-            library.fopen.restype = ctypes.c_void_p
-            self.nowhere = library.fopen(b"/dev/null", b"w")
-        except (OSError, TypeError, ValueError, AttributeError):  # Windows
-            return
-        self.usual = variable.value
-        if self.nowhere:
-            self.variable = variable
-
-
-_streams: _Streams | None = None
+    try:
+        library = ctypes.CDLL(None)
+        variable = ctypes.c_void_p.in_dll(library, "__stderrp" if sys.platform == "darwin" else "stderr")
+        library.fopen.restype = ctypes.c_void_p
+        nowhere = library.fopen(b"/dev/null", b"w")
+    except (OSError, TypeError, ValueError, AttributeError):  # Windows
+        return None
+    return (variable, variable.value, nowhere) if nowhere else None
 
 
 @contextmanager
@@ -39,19 +33,19 @@ def quiet_libraries() -> Iterator[None]:
     libmpg123, inside libsndfile, comments on every odd MPEG frame there and cannot be told not to. The file
     descriptor stays where it is: what other threads print from Python in the meantime is not lost.
     """
-    global _streams, _inside
+    global _inside
     with _lock:
-        _streams = _streams or _Streams()
         _inside += 1
-        if _streams.variable is not None:
-            _streams.variable.value = _streams.nowhere
+        if streams := _streams():
+            variable, usual, nowhere = streams
+            variable.value = nowhere
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
-            if _inside == 0 and _streams.variable is not None:
-                _streams.variable.value = _streams.usual
+            if streams and _inside == 0:
+                variable.value = usual
 
 
 @contextmanager

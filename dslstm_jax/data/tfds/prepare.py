@@ -21,7 +21,7 @@ from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import Utterance, load_corpus
 from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.corpora.records import UTTERANCES, scan
-from dslstm_jax.data.reading import READING_THREADS
+from dslstm_jax.data.reading import READING_THREADS, file_stamp
 from dslstm_jax.data.tfds.builders import (
     BUILDERS,
     CHUNK,
@@ -34,7 +34,7 @@ from dslstm_jax.data.tfds.builders import (
 )
 from dslstm_jax.data.tfds.waveform import tfds
 from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError, RunError, one_line
-from dslstm_jax.util.files import flatten, make_folder, to_json, whole_file, write_json, write_text
+from dslstm_jax.util.files import flatten, make_folder, run_errors, to_json, whole_file, write_json, write_text
 from dslstm_jax.util.progress import progress_bar
 
 METADATA = "metadata.json"
@@ -126,25 +126,25 @@ def prepare(
     return Prepared(folder, len(rows), tuple(errors), made=True)
 
 
+def _read(utterance: Utterance, sample_rate: int, longest: float) -> Pcm | AudioError:
+    try:
+        return read_sound(utterance, sample_rate, longest)
+    except AudioError as error:
+        return error
+
+
 def _decode_chunks(
     utterances: Sequence[Utterance], folder: Path, sample_rate: int, longest: float, console: Console
 ) -> list[AudioError]:
     """Decodes what is not yet in `folder`, in files of CHUNK utterances; returns what cannot be used."""
-
-    def read(utterance: Utterance) -> Pcm | AudioError:
-        try:
-            return read_sound(utterance, sample_rate, longest)
-        except AudioError as error:
-            return error
-
+    read = partial(_read, sample_rate=sample_rate, longest=longest)
     errors: list[AudioError] = []
     with progress_bar(console, "reading", len(utterances)) as done, ThreadPoolExecutor(READING_THREADS) as pool:
         for file, part in _chunks(folder, utterances):
-            stamps = [_stamp(utterance) for utterance in part]
+            stamps = [(stamp := file_stamp(one.path)) and (one.path, *stamp) for one in part]
             made_of = json.dumps([sample_rate, longest, stamps])
             if None not in stamps and _made_of(file) == made_of:
-                for _ in part:
-                    done()
+                done(len(part))
                 continue
             sounds: list[Pcm] = []
             for place, sound in enumerate(pool.map(read, part)):
@@ -179,15 +179,6 @@ def _chunks(folder: Path, utterances: Sequence[Utterance]) -> Iterator[tuple[Pat
         yield folder / f"{start:08}.npz", utterances[start : start + CHUNK]
 
 
-def _stamp(utterance: Utterance) -> tuple[str, int, int] | None:
-    """By what a file is recognized; None if it is not there."""
-    try:
-        status = Path(utterance.path).stat()
-    except (OSError, ValueError):
-        return None
-    return utterance.path, status.st_size, status.st_mtime_ns
-
-
 def _made_of(file: Path) -> str | None:
     """The stamps of a chunk's recordings; None if there is no such chunk."""
     try:
@@ -212,10 +203,9 @@ def _judge(errors: Sequence[AudioError], total: int, on_error: str, console: Con
 
 def _why(utterance: Utterance, sample_rate: int, longest: float) -> AudioError:
     """What is wrong with a recording that Beam's workers left out."""
-    try:
-        read_sound(utterance, sample_rate, longest)
-    except AudioError as error:
-        return error
+    found = _read(utterance, sample_rate, longest)
+    if isinstance(found, AudioError):
+        return found
     return AudioError(f"{utterance.path}: Apache Beam's workers could not read it; can they see the file?")
 
 
@@ -290,32 +280,24 @@ def _known(utterance: Utterance) -> str:
 def _move(made: Path, folder: Path) -> None:
     """Puts a finished folder in its place, in one step, when all of it has reached the disk."""
     make_folder(folder.parent)
-    try:
+    with run_errors(f"cannot write {folder}"):
         for path in made.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         made.rename(folder)
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def _remove(folder: Path) -> None:
-    try:
+    with run_errors(f"cannot remove {folder}"), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise RunError(f"cannot remove {folder}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
 def _alone(work: Path) -> Iterator[None]:
     """Makes the folder and keeps other processes out of it, until the block or this process ends."""
     make_folder(work)
-    try:
+    with run_errors(f"cannot write in {work}"):
         lock = (work / "lock").open("w")
-    except OSError as error:
-        raise RunError(f"cannot write in {work}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
