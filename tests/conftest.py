@@ -23,7 +23,11 @@ os.environ |= {
     # emitters of fused loops; the plain ones take a third of the time. test_quickstart.py runs without these flags.
     "XLA_FLAGS": f"--xla_backend_optimization_level=0 {_plain_emitters}",
     "JAX_NUM_CPU_DEVICES": "2",
+    "OMP_NUM_THREADS": "1",  # pytest's workers have a core each, and threads that wait for others turn in circles
     "PJRT_NPROC": "16",  # with as many threads as cores, devices can wait for each other forever
+    # An array meets another of its own rank and type, or the code says how.
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }

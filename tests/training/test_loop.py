@@ -110,7 +110,8 @@ def test_a_killed_process_resumes_to_the_same_end(trained, tones, tmp_path):
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(tones, tmp_path, monkeypatch, capsys):
-    config = tiny_config(tones, data=DataConfig(max_padding=0.15))  # batches of several lengths
+    model = ModelConfig(spectrogram_branch="none", mfcc_hidden=4, layers=1)
+    config = tiny_config(tones, data=DataConfig(max_padding=0.15), model=model)  # batches of several lengths
     config = write_config(
         tmp_path / "tiny.py", replace(config, training=replace(config.training, epochs=2, checkpoint_every=2))
     )
