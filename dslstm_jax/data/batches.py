@@ -108,10 +108,8 @@ def plan_epoch(
       padded_lengths: what rows may be padded to, shortest first; the last one holds every utterance.
       shuffle: (seed, epoch), which fix the order of the utterances and of the batches; None keeps the order given.
     """
-    generator = None if shuffle is None else np.random.default_rng(shuffle)
-    order = np.asarray(members, np.int64)
-    if generator is not None:
-        order = generator.permutation(order)
+    permuted = np.asarray if shuffle is None else np.random.default_rng(shuffle).permutation
+    order = permuted(np.asarray(members, np.int64))
     bucket_of = np.searchsorted(padded_lengths, np.asarray(lengths)[order])
     buckets = [order[bucket_of == bucket].tolist() for bucket in range(len(padded_lengths))]
     plan: list[PlannedBatch] = []
@@ -121,13 +119,9 @@ def plan_epoch(
             missing = -len(waiting) % batch_size
             waiting += shorter[:missing]
             del shorter[:missing]
-        plan += [
-            PlannedBatch(tuple(rows), length)
-            for rows in (waiting[start : start + batch_size] for start in range(0, len(waiting), batch_size))
-        ]
-    if generator is not None:
-        plan = [plan[place] for place in generator.permutation(len(plan))]
-    return plan
+        starts = range(0, len(waiting), batch_size)
+        plan += [PlannedBatch(tuple(waiting[start : start + batch_size]), length) for start in starts]
+    return [plan[place] for place in permuted(np.arange(len(plan)))]
 
 
 def padding(plan: Sequence[PlannedBatch], lengths: Sequence[int], batch_size: int) -> float:

@@ -62,12 +62,9 @@ def _leave_out(corpus: Corpus, measured: list[int | AudioError], errors: list[Au
     count = f"{len(errors)} of {len(corpus.utterances)} recordings cannot be used"
     if on_error == "stop":
         raise CorpusError(f"{count}; mend or remove them, or leave them out with --data.on-error skip")
-    kept = tuple(
-        utterance
-        for utterance, length in zip(corpus.utterances, measured, strict=True)
-        if not isinstance(length, AudioError)
-    )
-    for label in corpus.labels:
-        if not any(utterance.label == label for utterance in kept):
+    pairs = zip(corpus.utterances, measured, strict=True)
+    usable = replace(corpus, utterances=tuple(utterance for utterance, length in pairs if isinstance(length, int)))
+    for label, left in usable.counts().items():
+        if left == 0:
             raise CorpusError(f"{count}, and without them no {label!r} is left; mend them")
-    return replace(corpus, utterances=kept)
+    return usable

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import grain
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from dslstm_jax.config import Config
 from dslstm_jax.data.batches import Batch, PlannedBatch, balanced_weights, choose_lengths, pad_waveforms, plan_epoch
@@ -76,6 +77,9 @@ class Loader:
         corpus = self.dataset.corpus
         classes = {label: index for index, label in enumerate(corpus.labels)}
 
+        def column(values: Sequence[float], dtype: npt.DTypeLike) -> np.ndarray:
+            return np.array([*values, *[0] * (rows - len(values))], dtype)
+
         def read(planned: PlannedBatch) -> Batch:
             members = planned.members[process * rows : (process + 1) * rows]
             utterances = [corpus.utterances[member] for member in members]
@@ -83,17 +87,13 @@ class Loader:
                 sounds = [read_utterance(utterance, self.sample_rate, trim=self.trim) for utterance in utterances]
                 waveforms, lengths = pad_waveforms(sounds, rows, planned.length)
             else:
-                waveforms, lengths = (
-                    np.broadcast_to(np.float32(np.nan), (rows, planned.length)),
-                    np.zeros(rows, np.int32),
-                )
-                lengths[: len(members)] = [self.dataset.lengths[member] for member in members]
-            labels, examples = np.zeros((2, rows), np.int32)
-            weights = np.zeros(rows, np.float32)
-            labels[: len(members)] = [classes[utterance.label] for utterance in utterances]
-            examples[: len(members)] = members
-            weights[: len(members)] = [self.class_weights[label] for label in labels[: len(members)]]
-            return Batch(waveforms, lengths, labels, weights, examples)
+                waveforms = np.broadcast_to(np.float32(np.nan), (rows, planned.length))
+                lengths = column([self.dataset.lengths[member] for member in members], np.int32)
+            labels = [classes[utterance.label] for utterance in utterances]
+            weights = [self.class_weights[label] for label in labels]
+            return Batch(
+                waveforms, lengths, column(labels, np.int32), column(weights, np.float32), column(members, np.int32)
+            )
 
         threads = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=READING_THREADS)
         read_ahead = grain.MapDataset.source(self.plan(shuffle)[start:]).map(read).to_iter_dataset(threads)

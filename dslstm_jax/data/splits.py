@@ -57,7 +57,30 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int, *, val
       CorpusError: an unknown protocol, a fold file that cannot be read or does not fit the corpus, or a corpus that
         cannot be split so; the message says what to do instead.
     """
-    splits = _make_folds(utterances, protocol, seed)
+    kind, folds = _parse(protocol)
+    _check_listing(utterances)
+    unit = kind if kind == "session" else "speaker"
+    mend = ""
+    if kind == "random":
+        _check_counts(utterances, protocol, least=folds)
+        splits = _rotate(_deal_utterances(utterances, folds, seed))
+    elif kind == "file":
+        splits = _splits_of_file(_members(utterances, unit), protocol)
+        mend = "let one of them train or "
+    elif kind == "corpus":
+        splits = _leave_corpora_out(utterances, _members(utterances, unit), seed)
+        mend = "rename it to one that the others have (--corpus.label-map) or "
+    else:
+        members = _members(utterances, unit)
+        _check_groups(members, kind, protocol, folds)
+        _check_counts(utterances, protocol, least=2)
+        in_name_order = [members[name] for name in sorted(members)]
+        splits = _rotate(_deal_speakers(utterances, members, folds, seed) if folds else in_name_order)
+        mend = "try another --split.seed or " if folds else ""
+    if kind != "random":
+        for number, split in enumerate(splits):
+            check_disjoint(utterances, split)
+            _check_training_labels(utterances, split, unit, f"fold {number} of {protocol}", mend)
     return splits if validation else [let_validation_train(split) for split in splits]
 
 
@@ -110,30 +133,6 @@ def describe(utterances: Sequence[Utterance], split: Split) -> dict[str, Any]:
         }
 
     return {name: side(getattr(split, name)) for name in SIDES}
-
-
-def _make_folds(utterances: Sequence[Utterance], protocol: str, seed: int) -> list[Split]:
-    kind, folds = _parse(protocol)
-    _check_listing(utterances)
-    if kind == "random":
-        _check_counts(utterances, protocol, least=folds)
-        return _rotate(_deal_utterances(utterances, folds, seed))
-    unit = kind if kind == "session" else "speaker"
-    members = _members(utterances, unit)
-    if kind == "file":
-        splits, mend = _splits_of_file(members, protocol), "let one of them train or "
-    elif kind == "corpus":
-        splits = _leave_corpora_out(utterances, members, seed)
-        mend = "rename it to one that the others have (--corpus.label-map) or "
-    else:
-        _check_groups(members, kind, protocol, folds)
-        _check_counts(utterances, protocol, least=2)
-        splits = _rotate(_deal_speakers(utterances, members, folds, seed) if folds else _in_name_order(members))
-        mend = "try another --split.seed or " if folds else ""
-    for number, split in enumerate(splits):
-        check_disjoint(utterances, split)
-        _check_training_labels(utterances, split, unit, f"fold {number} of {protocol}", mend)
-    return splits
 
 
 def _parse(protocol: str) -> tuple[str, int]:
@@ -211,10 +210,6 @@ def _check_groups(members: dict[str, list[int]], kind: str, protocol: str, folds
         )
 
 
-def _in_name_order(members: dict[str, list[int]]) -> list[list[int]]:
-    return [members[name] for name in sorted(members)]
-
-
 def _deal_speakers(
     utterances: Sequence[Utterance], members: dict[str, list[int]], folds: int, seed: int
 ) -> list[list[int]]:
@@ -229,9 +224,7 @@ def _deal_speakers(
     labels = [(utterance.corpus or "", utterance.label) for utterance in utterances]
     totals = Counter(labels)
     shares = {
-        speaker: {
-            label: count / totals[label] for label, count in Counter(labels[index] for index in indices).items()
-        }
+        speaker: {label: n / totals[label] for label, n in Counter(labels[index] for index in indices).items()}
         for speaker, indices in members.items()
     }
     groups: list[list[int]] = [[] for _ in range(folds)]

@@ -60,24 +60,18 @@ def find_duplicates(utterances: Sequence[Utterance]) -> list[str]:
 
 def _describe_duplicates(group: Sequence[Utterance]) -> str:
     names = first_three([f"{utterance.path} ({utterance.label})" for utterance in group])
-    differing = [
-        name
-        for name, values in (
-            ("labels", {utterance.label for utterance in group}),
-            ("speakers", {utterance.speaker for utterance in group}),
-        )
-        if len(values) > 1
-    ]
+    fields = ("label", "speaker")
+    differing = [f"{field}s" for field in fields if len({getattr(utterance, field) for utterance in group}) > 1]
     remark = f"; their {' and '.join(differing)} differ" if differing else ""
     return f"{len(group)} files hold the same recording: {names}{remark}"
 
 
 def count_labels(corpus: Corpus) -> dict[str, Counter[str]]:
     """Utterances per label of each session and speaker (where known), such as "speaker ann", and of "all"."""
-    groups: dict[tuple[str, str], Counter[str]] = {}
+    groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for utterance in corpus.utterances:
         for kind, name in (("speaker", utterance.speaker), ("session", utterance.session)):
             if name is not None:
-                groups.setdefault((kind, name), Counter())[utterance.label] += 1
+                groups[kind, name][utterance.label] += 1
     named = {f"{kind} {name}": found for (kind, name), found in sorted(groups.items())}
     return {**named, "all": Counter(corpus.counts())}

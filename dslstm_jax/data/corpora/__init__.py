@@ -1,13 +1,12 @@
 """Every corpus by name: a small module or a row of `acted` each, whose `load` lists files and decodes none."""
 
-import difflib
 from dataclasses import replace
 from types import ModuleType
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import iemocap, manifest, records, synthetic
 from dslstm_jax.data.corpora.acted import CREMA_D, EMODB, RAVDESS, SAVEE, ActedCorpus
-from dslstm_jax.data.corpora.base import About, Corpus, Utterance, apply_labels
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, apply_labels, did_you_mean
 from dslstm_jax.errors import CorpusError
 
 __all__ = ["CORPORA", "About", "Corpus", "Utterance", "load_corpus"]
@@ -74,7 +73,6 @@ def _load_part(part: CorpusConfig, whole: CorpusConfig) -> Corpus:
 def _load_one(config: CorpusConfig) -> Corpus:
     """The corpus that `config.name` names, under its own labels."""
     if config.name not in CORPORA:
-        nearest = difflib.get_close_matches(config.name.lower(), CORPORA, n=1, cutoff=0.5)
-        guess = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise CorpusError(f"no corpus {config.name!r}; {guess}there are: {', '.join(CORPORA)}")
+        guess = did_you_mean(config.name, CORPORA)
+        raise CorpusError(f"no corpus {config.name!r}{guess} there are: {', '.join(CORPORA)}")
     return CORPORA[config.name].load(config)

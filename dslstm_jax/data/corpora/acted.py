@@ -15,8 +15,6 @@ class ActedCorpus:
     ABOUT: About
     folder: str
     """Holds the files; `root` may name it or the folder above it."""
-    files: str
-    """A pattern below `folder` that lists them all."""
     path: str
     """A regular expression for their paths below `folder`, with the groups speaker and emotion."""
     emotions: dict[str, str]
@@ -37,7 +35,7 @@ class ActedCorpus:
             folder = root / self.folder
         utterances = [
             Utterance(str(path), self.emotions[found["emotion"]], found["speaker"])
-            for path in folder.glob(self.files)
+            for path in folder.glob("*/" * self.path.count("/") + "*")
             if (found := re.fullmatch(self.path, path.relative_to(folder).as_posix()))
         ]
         hint = f"looked in {folder} for {self.looked_for}"
@@ -53,7 +51,6 @@ CREMA_D = ActedCorpus(
         root="the folder with AudioWAV/, or AudioWAV itself",
     ),
     folder="AudioWAV",
-    files="*",
     # The level is XX where none was asked for; one official file ends in _X.
     path=r"(?P<speaker>10\d\d)_[A-Z]{3}_(?P<emotion>HAP|NEU|ANG|SAD|DIS|FEA)_(LO|MD|HI|XX?)\.wav",
     emotions={"HAP": "happy", "NEU": "neutral", "ANG": "angry", "SAD": "sad", "DIS": "disgust", "FEA": "fearful"},
@@ -69,7 +66,6 @@ EMODB = ActedCorpus(
         root="the folder with wav/, or wav itself",
     ),
     folder="wav",
-    files="*",
     path=r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[FNWTLEA])[a-z]\.wav",
     emotions={"F": "happy", "N": "neutral", "W": "angry", "T": "sad", "L": "bored", "E": "disgust", "A": "fearful"},
     looked_for="names like 03a01Fa.wav (speaker, text, emotion, version)",
@@ -84,7 +80,6 @@ RAVDESS = ActedCorpus(
         root="the folder with Actor_01/ to Actor_24/",
     ),
     folder="",
-    files="Actor_*/*",
     # modality (03: audio only), channel (01: speech), emotion, intensity, statement, repetition, actor
     path=r"Actor_.*/03-01-(?P<emotion>0[1-8])-\d\d-\d\d-\d\d-(?P<speaker>\d\d)\.wav",
     emotions={
@@ -103,7 +98,6 @@ SAVEE = ActedCorpus(
         root="the folder with AudioData/, or AudioData itself",
     ),
     folder="AudioData",
-    files="*/*",
     path=r"(?P<speaker>DC|JE|JK|KL)/(?P<emotion>sa|su|[adfhn])\d\d\.wav",
     emotions={
         **{"h": "happy", "n": "neutral", "a": "angry", "sa": "sad"},

@@ -12,8 +12,6 @@ from dslstm_jax.errors import CorpusError
 
 LEFT_OUT = "-"
 """What a label is mapped to if its recordings are to be left out."""
-
-
 COLUMNS = ("path", "label", "speaker", "session")
 """What the columns of a manifest hold, and their names unless `corpus.columns` gives others."""
 
@@ -113,7 +111,12 @@ def apply_labels(corpus: Corpus, config: CorpusConfig) -> Corpus:
     found = tuple(dict.fromkeys(new_name.values()))
     for label in classes:
         if label not in found:
-            raise CorpusError(_empty_class(label, found, label_map, config))
+            named = parse_columns(config.columns)["label"]
+            column = f"{config.manifest}: column {named!r}: " if config.manifest else ""
+            reason = f"none is labeled so{did_you_mean(label, found)} there are: {', '.join(found)}"
+            if label in label_map:
+                reason = f"--corpus.label-map {label}={label_map[label]} takes all its recordings"
+            raise CorpusError(f"{column}class {label!r} of --corpus.labels has no recording: {reason}")
     labels = classes or found
     if len(labels) < 2:
         raise CorpusError(
@@ -197,16 +200,6 @@ def _check_label_map(label_map: Mapping[str, str], classes: Sequence[str], label
     twice = [label for label, count in Counter(classes).items() if count > 1]
     if twice:
         raise CorpusError(f"--corpus.labels names {twice[0]!r} more than once")
-
-
-def _empty_class(label: str, found: Sequence[str], label_map: Mapping[str, str], config: CorpusConfig) -> str:
-    """Why a class has no recording, in one line."""
-    column = f"{config.manifest}: column {parse_columns(config.columns)['label']!r}: " if config.manifest else ""
-    if label in label_map:
-        reason = f"--corpus.label-map {label}={label_map[label]} takes all its recordings"
-    else:
-        reason = f"none is labeled so{did_you_mean(label, found)} there are: {', '.join(found)}"
-    return f"{column}class {label!r} of --corpus.labels has no recording: {reason}"
 
 
 def first_three(names: Sequence[str]) -> str:

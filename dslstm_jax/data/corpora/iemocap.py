@@ -11,8 +11,7 @@ ABOUT = About(
     source="USC SAIL (sail.usc.edu/iemocap)",
     root="the folder with Session1/ to Session5/",
 )
-_LABELS = ("happy", "neutral", "angry", "sad")
-# The release's names; excited counts as happy, and turns of any other label are left out.
+# The release's names, in class order; excited counts as happy, and turns of any other label are left out.
 _EMOTIONS = {"hap": "happy", "exc": "happy", "neu": "neutral", "ang": "angry", "sad": "sad"}
 # [6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]
 _TURN = re.compile(r"\[[\d.]+ - [\d.]+\]\s+((Ses\d\d)[FM]_\S+_([FM])\w+)\s+([a-z]{3})\s")
@@ -56,4 +55,5 @@ def load(config: CorpusConfig) -> Corpus:
             f"corpus 'iemocap': {root} lacks the recordings of {len(no_sound)} annotated turns: "
             f"{first_three(no_sound)}; unpack the release anew"
         )
-    return make_corpus("iemocap", _LABELS, utterances, f"looked in {root} for turns in dialog/EmoEvaluation/Ses*.txt")
+    labels = tuple(dict.fromkeys(_EMOTIONS.values()))
+    return make_corpus("iemocap", labels, utterances, f"looked in {root} for turns in dialog/EmoEvaluation/Ses*.txt")

@@ -82,24 +82,20 @@ def _read(manifest: Path, base: Path, config: CorpusConfig) -> list[Utterance]:
         where = f"{manifest}, line {line}"
         if None in row:
             raise CorpusError(f"{where}: more cells than columns; quote a cell that holds {delimiter!r}")
-        path = base / _cell(where, row, named["path"])
+        path = base / _cell(where, row, named["path"], text=False)
         exists = path.exists()
         if not exists:
             _check_text(f"{where}: column {named['path']!r}", path.name)
             missing.append(f"{path} (line {line})")
         if (earlier := lines.setdefault(path.resolve() if exists else path, line)) != line:
             raise CorpusError(f"{where}: column {named['path']!r}: {path} is already on line {earlier}")
-        label = _text(where, row, named["label"])
+        label = _cell(where, row, named["label"])
         if classes and label not in known:
             unknown.setdefault(label, line)
-        utterances.append(
-            Utterance(
-                path=str(path),
-                label=label,
-                speaker=_text(where, row, named["speaker"]) if named["speaker"] in columns else None,
-                session=_text(where, row, named["session"]) if named["session"] in columns else None,
-            )
+        speaker, session = (
+            _cell(where, row, named[group]) if named[group] in columns else None for group in ("speaker", "session")
         )
+        utterances.append(Utterance(str(path), label, speaker, session))
     if unknown:
         raise CorpusError(_unknown_labels(manifest, named["label"], unknown, classes))
     if missing and len(missing) == len(utterances):  # single ones are named with all that cannot be read
@@ -132,16 +128,12 @@ def _check_columns(manifest: Path, columns: list[str], named: dict[str, str]) ->
             raise CorpusError(f"{manifest}: {fault} {name!r} ({flag}); it has: {', '.join(columns) or 'nothing'}")
 
 
-def _cell(where: str, row: dict[str | Any, str | Any], column: str) -> str:
+def _cell(where: str, row: dict[str | Any, str | Any], column: str, text: bool = True) -> str:
     value = (row[column] or "").strip()
     if not value:
         raise CorpusError(f"{where}: column {column!r} is empty")
-    return value
-
-
-def _text(where: str, row: dict[str | Any, str | Any], column: str) -> str:
-    value = _cell(where, row, column)
-    _check_text(f"{where}: column {column!r}", value)
+    if text:
+        _check_text(f"{where}: column {column!r}", value)
     return value
 
 

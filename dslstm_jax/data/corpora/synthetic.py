@@ -243,8 +243,7 @@ def _plan(
 
 
 def _smooth(track: Float[np.ndarray, "T *D"], frames: float) -> Float[np.ndarray, "T *D"]:
-    smoothed: np.ndarray = scipy.ndimage.gaussian_filter1d(track, frames, axis=0, mode="nearest")
-    return smoothed
+    return scipy.ndimage.gaussian_filter1d(track, frames, axis=0, mode="nearest")
 
 
 def _to_samples(tracks: Float[np.ndarray, "T D"]) -> Float[np.ndarray, "D N"]:
@@ -277,8 +276,7 @@ def _tilt(source: Float[np.ndarray, " N"], loss: float) -> Float[np.ndarray, " N
     power = 10.0 ** (-loss / 10.0)
     half = (1.0 - power * np.cos(2.0 * np.pi * 3000.0 / SAMPLE_RATE)) / (1.0 - power)
     pole = half - np.sqrt(half**2 - 1.0)
-    tilted: np.ndarray = scipy.signal.lfilter([1.0 - pole], [1.0, -pole], source)
-    return tilted
+    return scipy.signal.lfilter([1.0 - pole], [1.0, -pole], source)
 
 
 def _resonators(hertz: Float[np.ndarray, "*S"], width: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S 6"]:

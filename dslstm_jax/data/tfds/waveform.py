@@ -27,12 +27,8 @@ class Waveform(tfds.features.Tensor):
 
     def __init__(self, *, sample_rate: int, doc: Any = None) -> None:
         super().__init__(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES, doc=doc)
-        self._sample_rate = sample_rate
-
-    @property
-    def sample_rate(self) -> int:
+        self.sample_rate = sample_rate
         """Hertz."""
-        return self._sample_rate
 
     def encode_example(self, sound: Int16[np.ndarray, " N"] | str | Path) -> Any:
         """What goes into the record: int16 samples at `sample_rate`, or those of a sound file.
@@ -42,7 +38,7 @@ class Waveform(tfds.features.Tensor):
           ValueError: an array of another type or shape.
         """
         if isinstance(sound, str | Path):
-            sound = to_int16(read_audio(sound, self._sample_rate))
+            sound = to_int16(read_audio(sound, self.sample_rate))
         return super().encode_example(sound)
 
     @classmethod
@@ -50,7 +46,7 @@ class Waveform(tfds.features.Tensor):
         return cls(sample_rate=value["sample_rate"])
 
     def to_json_content(self) -> Any:
-        return {"sample_rate": self._sample_rate}
+        return {"sample_rate": self.sample_rate}
 
 
 def to_int16(samples: Float[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
