@@ -1,13 +1,15 @@
 """predict: sound in, emotion out."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +47,7 @@ BUNDLED = Path(__file__).parents[1] / "pretrained" / "model.dslstm"
 
 T = TypeVar("T")
 Recording = Float[np.ndarray, " N"]
-Sound = Recording | Path | AudioError
+Source = Recording | Path | AudioError
 """A recording; a file with more than LONGEST seconds, for its timeline; or what is wrong."""
 
 
@@ -105,25 +107,30 @@ class Predictor:
         self.members = (Member(variables, config), *others)
         """All networks; where there are several, they answer by the mean of their probabilities."""
         self.labels = tuple(labels)
-        self.program = program
-        """What an exported file computes; None: `predict_by_all`."""
+        self.program = program or partial(predict_by_all, self.members)
+        """From samples and lengths to probabilities; an exported file brings its own."""
 
     @property
     def sample_rate(self) -> int:
         """Hertz that sound is resampled to."""
         return self.config.features.sample_rate
 
-    def __call__(self, samples: npt.ArrayLike, sample_rate: float) -> Prediction:
+    def __call__(
+        self, sound: str | os.PathLike[str] | bytes | BinaryIO | npt.ArrayLike, sample_rate: float | None = None
+    ) -> Prediction:
         """Recognizes one recording.
 
         Args:
-          samples: [N] or [N, channels], floats in [-1, 1] or integers as soundfile reads them.
-          sample_rate: of `samples`, in hertz.
+          sound: the path of a sound file, its bytes, or the file opened in binary mode. With `sample_rate`, samples:
+            [N] or [N, channels], floats in [-1, 1] or integers as soundfile reads them.
+          sample_rate: of samples, in hertz.
 
         Raises:
-          AudioError: the samples or the rate make no sense, are silent, or are more than LONGEST seconds.
+          AudioError: the file cannot be read; or the samples or the rate make no sense, are silent, or are more than
+            LONGEST seconds.
         """
-        return self._recognize([self._prepare(samples, sample_rate)], rows=1)[0]
+        recording = self._load(sound) if sample_rate is None else self._prepare(sound, sample_rate)
+        return self._recognize([recording], rows=1)[0]
 
     def batch(self, recordings: Iterable[npt.ArrayLike], sample_rate: float) -> list[Prediction]:
         """Recognizes several recordings at once, those of like length together; see `__call__`.
@@ -187,7 +194,7 @@ class Predictor:
           ConfigError: a window or hop that makes no sense.
         """
         sizes = window_sizes(window, hop, LONGEST, self.sample_rate)
-        return self._windows([self._prepare(samples, sample_rate, longest=None)], *sizes)
+        return list(self._windows(cut([self._prepare(samples, sample_rate, longest=None)], *sizes), sizes[0]))
 
     def stream(self, sample_rate: float) -> Stream:
         """Recognizes one recording of any length while it comes in; docs/stream.md says which models can.
@@ -211,7 +218,21 @@ class Predictor:
         """
         write_model(path, predict_by_all, self.members, self.labels)
 
-    def _prepare(self, samples: npt.ArrayLike, sample_rate: float, longest: float | None = LONGEST) -> Recording:
+    def _load(self, sound: Any) -> Recording:
+        if isinstance(sound, str | os.PathLike):
+            return read_audio(Path(sound), self.sample_rate, LONGEST)
+        content = sound.read() if hasattr(sound, "read") else sound
+        if not isinstance(content, bytes):
+            raise AudioError("give a path, bytes or a file opened in binary mode, or samples with their sample_rate")
+        with TemporaryDirectory(prefix="dslstm_") as folder:
+            path = Path(folder) / "sound"
+            path.write_bytes(content)
+            try:
+                return read_audio(path, self.sample_rate, LONGEST)
+            except AudioError as error:
+                raise AudioError(str(error).removeprefix(f"{path}: ")) from error
+
+    def _prepare(self, samples: Any, sample_rate: float, longest: float | None = LONGEST) -> Recording:
         recording = prepare_samples(samples, sample_rate, self.sample_rate, longest)
         check_recording(recording, self.sample_rate)
         return recording
@@ -226,76 +247,66 @@ class Predictor:
         return read_audio(path, self.sample_rate, LONGEST)
 
     def _answers(
-        self, sounds: Iterable[Sound], sizes: tuple[int, int] | None = None
+        self, sources: Iterable[Source], sizes: tuple[int, int] | None = None
     ) -> Iterator[Prediction | AudioError]:
-        for group in _groups(sounds, round(LONGEST * self.sample_rate)):
-            yield from self._answer(group, sizes)
+        """Groups end at every GROUP-th source, and before where they hold more than LONGEST seconds."""
+        group: list[Source] = []
+        for number, source in enumerate(sources, 1):
+            group.append(source)
+            samples = sum(len(each) for each in group if isinstance(each, np.ndarray))
+            if number % GROUP == 0 or samples > LONGEST * self.sample_rate:
+                yield from self._answer(group, sizes)
+                group = []
+        yield from self._answer(group, sizes)
 
-    def _answer(self, group: Sequence[Sound], sizes: tuple[int, int] | None) -> Iterator[Prediction | AudioError]:
-        recordings = [sound for sound in group if isinstance(sound, np.ndarray)]
-        predictions = self._recognize(recordings, ROWS)
-        if sizes is not None:
-            cuts = [list(cut([recording], *sizes)) for recording in recordings]
-            windows = iter(self._label([part for parts in cuts for part in parts], sizes[0]))
-            predictions = [
-                replace(prediction, windows=tuple(islice(windows, len(parts))))
-                for prediction, parts in zip(predictions, cuts, strict=True)
-            ]
-        answers = iter(predictions)
-        for sound in group:
-            if isinstance(sound, AudioError):
-                yield sound
-            elif isinstance(sound, Path) and sizes is not None:
-                yield self._long_file(sound, *sizes)
-            else:
+    def _answer(self, group: Sequence[Source], sizes: tuple[int, int] | None) -> Iterator[Prediction | AudioError]:
+        recordings = [source for source in group if isinstance(source, np.ndarray)]
+        answers = iter(self._recognize(recordings, ROWS))
+        parts = [list(cut([recording], *sizes)) for recording in recordings] if sizes else []
+        windows = self._windows(chain(*parts), sizes[0]) if sizes else iter(())
+        counts = map(len, parts)
+        for source in group:
+            if isinstance(source, AudioError):
+                yield source
+            elif sizes is None:
                 yield next(answers)
+            elif isinstance(source, Path):
+                yield self._long_file(source, *sizes)
+            else:
+                yield replace(next(answers), windows=tuple(islice(windows, next(counts))))
 
     def _long_file(self, path: Path, window: int, hop: int) -> Prediction | AudioError:
         try:
-            windows = self._windows(read_blocks(path, self.sample_rate), window, hop)
+            windows = tuple(self._windows(cut(read_blocks(path, self.sample_rate), window, hop), window))
         except AudioError as error:
             return error
         shares = [list(part.probabilities.values()) for part in windows if part.probabilities is not None]
-        return replace(self._prediction(np.mean(shares, axis=0), windows[-1].end), windows=tuple(windows))
+        return replace(self._prediction(np.mean(shares, axis=0), windows[-1].end), windows=windows)
 
-    def _windows(self, blocks: Iterable[Recording], window: int, hop: int) -> list[Window]:
-        parts = _take(cut(blocks, window, hop), GROUP)
-        return [answer for group in parts for answer in self._label(group, window)]
-
-    def _label(self, cuts: Sequence[Cut], length: int) -> list[Window]:
+    def _windows(self, parts: Iterable[Cut], length: int) -> Iterator[Window]:
         """The emotions of parts of at most `length` samples."""
-        answers = iter(self._recognize([part.samples for part in cuts if part.samples.any()], ROWS, length))
-        windows = []
-        for part in cuts:
-            start, end = part.start / self.sample_rate, (part.start + len(part.samples)) / self.sample_rate
-            if part.samples.any():
-                answer = next(answers)
-                windows.append(Window(start, end, answer.label, answer.probabilities))
-            else:
-                windows.append(Window(start, end, None, None))
-        return windows
+        for group in _take(parts, GROUP):
+            answers = iter(self._recognize([part.samples for part in group if part.samples.any()], ROWS, length))
+            for start, samples in group:
+                span = start / self.sample_rate, (start + len(samples)) / self.sample_rate
+                if samples.any():
+                    answer = next(answers)
+                    yield Window(*span, answer.label, answer.probabilities)
+                else:
+                    yield Window(*span, None, None)
 
     def _recognize(self, waveforms: Sequence[Recording], rows: int, length: int | None = None) -> list[Prediction]:
         """The emotions of recordings, padded to `length` samples or, if None, to the next bucket's."""
-        buckets: dict[int, list[int]] = {}
-        for index, waveform in enumerate(waveforms):
-            padded_length = length or bucket_length(len(waveform), self.sample_rate)
-            buckets.setdefault(padded_length, []).append(index)
+        targets = [length or bucket_length(len(waveform), self.sample_rate) for waveform in waveforms]
         predictions: dict[int, Prediction] = {}
-        for padded_length, indices in buckets.items():
-            side_by_side = rows if padded_length <= _LONG * self.sample_rate else 1
-            for group in _take(indices, side_by_side):
-                padded, lengths = pad_waveforms([waveforms[index] for index in group], side_by_side, padded_length)
-                probabilities = np.asarray(self._probabilities(padded, lengths))
+        for target in dict.fromkeys(targets):
+            side_by_side = rows if target <= _LONG * self.sample_rate else 1
+            for group in _take([index for index, each in enumerate(targets) if each == target], side_by_side):
+                padded, lengths = pad_waveforms([waveforms[index] for index in group], side_by_side, target)
+                probabilities = np.asarray(self.program(padded, lengths))
                 for index, row in zip(group, probabilities, strict=False):
-                    seconds = len(waveforms[index]) / self.sample_rate
-                    predictions[index] = self._prediction(row, seconds)
+                    predictions[index] = self._prediction(row, len(waveforms[index]) / self.sample_rate)
         return [predictions[index] for index in range(len(waveforms))]
-
-    def _probabilities(self, waveforms: Float[np.ndarray, "B N"], lengths: Int[np.ndarray, " B"]) -> Array:
-        if self.program is not None:
-            return self.program(waveforms, lengths)
-        return predict_by_all(self.members, waveforms, lengths)
 
     def _prediction(self, probabilities: Float[np.ndarray, " C"], seconds: float) -> Prediction:
         named = dict(zip(self.labels, probabilities.tolist(), strict=True))
@@ -308,35 +319,23 @@ def _take(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield taken
 
 
-def _or_error(read: Callable[[T], Recording | Path], item: T) -> Sound:
+def _or_error(read: Callable[[T], Recording | Path], item: T) -> Source:
     try:
         return read(item)
     except AudioError as error:
         return error
 
 
-def _read_ahead(read: Callable[[T], Sound], items: Iterable[T]) -> Iterator[Sound]:
+def _read_ahead(read: Callable[[T], Source], items: Iterable[T]) -> Iterator[Source]:
     """`map(read, items)`, some of them at a time in threads."""
     with ThreadPoolExecutor(READING_THREADS) as pool:
-        waiting: deque[Future[Sound]] = deque()
+        waiting: deque[Future[Source]] = deque()
         for item in items:
             waiting.append(pool.submit(read, item))
             if len(waiting) > _READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _groups(sounds: Iterable[Sound], most: int) -> Iterator[list[Sound]]:
-    """Groups that end at every GROUP-th sound, and before where they hold more than `most` samples."""
-    group: list[Sound] = []
-    for number, sound in enumerate(sounds, 1):
-        group.append(sound)
-        if number % GROUP == 0 or sum(len(each) for each in group if isinstance(each, np.ndarray)) > most:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def load(run: str | Path | Sequence[str | Path] | None = None) -> Predictor:
@@ -366,12 +365,12 @@ def load(run: str | Path | Sequence[str | Path] | None = None) -> Predictor:
     from dslstm_jax.runs.checkpoint import load_best  # Orbax takes a moment to import
 
     opened = open_run(path)
-    config = opened.config.recognizer
-    if not runs_here(config.model.lstm_backend):  # the scan gives the same answers anywhere
-        config = replace(config, model=replace(config.model, lstm_backend="scan"))
+    if not runs_here(opened.config.model.lstm_backend):  # the scan gives the same answers anywhere
+        model = replace(opened.config.model, lstm_backend="scan")
+        opened = replace(opened, config=replace(opened.config, model=model))
     temperature = opened.read_temperature()
     variables, _ = load_best(opened)
-    return Predictor(scale_logits(variables, 1 / temperature), config, opened.labels)
+    return Predictor(scale_logits(variables, 1 / temperature), opened.config.recognizer, opened.labels)
 
 
 def _join(paths: Sequence[str | Path], predictors: Sequence[Predictor]) -> Predictor:

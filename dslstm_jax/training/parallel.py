@@ -52,9 +52,12 @@ def start_processes(config: ParallelConfig) -> None:
     if jax.distributed.is_initialized():  # by an earlier call of this process
         return
     own = (config.coordinator, config.processes, config.process)
-    detection = {} if found else {"cluster_detection_method": "deactivate"}
+    named: dict[str, Any] = {"initialization_timeout": TIMEOUT}
+    if not found:
+        names = ("coordinator_address", "num_processes", "process_id")
+        named |= {**dict(zip(names, own, strict=True)), "cluster_detection_method": "deactivate"}
     try:
-        jax.distributed.initialize(*(() if found else own), initialization_timeout=TIMEOUT, **detection)
+        jax.distributed.initialize(**named)
     except Exception as error:  # the runtime raises many kinds
         reason = first_line(error)
         raise ConfigError(f"parallel.coordinator {config.coordinator}: {reason}") from error
@@ -82,22 +85,31 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _on_one(step: Callable[..., Any], settings: Sequence[tuple[str, Any]], axis: str | None, *arrays: Any) -> Any:
-    """The step on one device, be it the only one or one of those that `axis` names."""
-    return step(*arrays, **dict(settings), axis_name=axis)
+def _named(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of (settings, axis or mesh, *arrays), under its own name, by which traces and profiles show it."""
+
+    def on_axis(settings: Sequence[tuple[str, Any]], axis: str | None, *arrays: Any) -> Any:
+        return step(*arrays, **dict(settings), axis_name=axis)
+
+    def run(settings: Sequence[tuple[str, Any]], where: str | Mesh | None, *arrays: Any) -> Any:
+        if not isinstance(where, Mesh):
+            return on_axis(settings, where, *arrays)
+        # check_vma=False: gradients stay local until the step adds them up, as under pmap.
+        spread = jax.shard_map(
+            partial(on_axis, settings, AXIS),
+            mesh=where,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS), *[PartitionSpec()] * (len(arrays) - 2)),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+        return spread(*arrays)
+
+    run.__name__ = run.__qualname__ = step.__name__
+    return run
 
 
-def _on_mesh(step: Callable[..., Any], settings: Sequence[tuple[str, Any]], mesh: Mesh, *arrays: Any) -> Any:
-    """The step on all devices of a mesh."""
-    # check_vma=False: gradients stay local until the step adds them up, as under pmap.
-    spread = jax.shard_map(
-        partial(_on_one, step, settings, AXIS),
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS), *[PartitionSpec()] * (len(arrays) - 2)),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-    return spread(*arrays)
+_STEPS = {step: _named(step) for step in (train_step, eval_step, predict_step)}
+"""jit and pmap compile each of them once for the same settings, whichever run asks for it."""
 
 
 @dataclass(frozen=True)
@@ -232,21 +244,20 @@ class Parallel:
 
     def _run(self, step: Callable[..., Any], arrays: int, *, used_up: bool = False, **settings: Any) -> DeviceStep:
         """The step as a function of its `arrays`: (replicated, batch), or in training (state, batch, seed)."""
-        named, static, donated = tuple(settings.items()), (0, 1, 2), (3,) if used_up else ()
-        if self.mode == "single":
-            return DeviceStep(jax.jit(_on_one, static_argnums=static, donate_argnums=donated), (step, named, None))
-        if self.mode == "shard_map":
-            return DeviceStep(
-                jax.jit(_on_mesh, static_argnums=static, donate_argnums=donated), (step, named, self._mesh)
+        static, donated = (0, 1), (2,) if used_up else ()
+        if self.mode == "pmap":
+            in_axes = (None, None, 0, 0, *(None,) * (arrays - 2))
+            run: Any = jax.pmap(
+                _STEPS[step],
+                axis_name=AXIS,
+                in_axes=in_axes,
+                static_broadcasted_argnums=static,
+                donate_argnums=donated,
             )
-        on_all = jax.pmap(
-            _on_one,
-            axis_name=AXIS,
-            in_axes=(None, None, None, 0, 0, *(None,) * (arrays - 2)),
-            static_broadcasted_argnums=static,
-            donate_argnums=donated,
-        )
-        return DeviceStep(on_all, (step, named, AXIS))
+        else:
+            run = jax.jit(_STEPS[step], static_argnums=static, donate_argnums=donated)
+        where = {"single": None, "pmap": AXIS, "shard_map": self._mesh}[self.mode]
+        return DeviceStep(run, (tuple(settings.items()), where))
 
     def wait(self, name: str) -> None:
         """Returns when all processes are here."""
