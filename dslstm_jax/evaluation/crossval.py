@@ -1,6 +1,5 @@
 """crossvalidate: every fold of a protocol and every seed as runs of their own, and one report of all of them."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,7 +55,8 @@ class _Job:
         """Of `utterances`, those that lie behind."""
         if self.finished:
             return self.utterances
-        return sum(_count_lines(folder / "metrics.jsonl") * epoch for folder, epoch in self._stages.items())
+        files = {folder / "metrics.jsonl": epoch for folder, epoch in self._stages.items()}
+        return sum(file.read_bytes().count(b"\n") * epoch for file, epoch in files.items() if file.exists())
 
     @property
     def _stages(self) -> dict[Path, int]:
@@ -126,22 +126,20 @@ def crossvalidate(
     own = jobs[share - 1 :: shares]
     # Another shard may have begun the folder.
     _begin(path, config, dataset, own, seeds, resume or shares > 1, parallel)
-    meter = _Meter()
-    with parallel.told_to_stop() as told_to_stop, _displays(own, console, meter, vmap) as displays:
-        train = _train_in_lockstep if vmap else _train_one_by_one
-        for job, display in train(own, displays, parallel, meter, told_to_stop):
+    throughput = Throughput("vmap" if vmap else "one by one")
+    with parallel.told_to_stop() as told_to_stop, _displays(own, console, throughput) as displays:
+        left = [(job, display) for job, display in zip(own, displays, strict=True) if not job.finished]
+        for job, display in _train(left, vmap, parallel, throughput, told_to_stop):
             _test(job, display, parallel, tested)
-        if any(not job.finished for job in own):
-            return Unfinished(told_to_end=True, runs=_count_left(jobs))
-    throughput = meter.measured("vmap" if vmap else "one by one")
-    if throughput is not None:
+    told_to_end = any(not job.finished for job in own)
+    if throughput.utterances and not told_to_end:
         console.print(throughput.describe(), highlight=False, soft_wrap=True)
-    if left := _count_left(jobs):
-        return Unfinished(told_to_end=False, runs=left)
+    if runs := sum(not job.finished for job in jobs):
+        return Unfinished(told_to_end, runs)
     outcomes = [_outcome(job) for job in jobs]
-    return summarize(
-        dataset.corpus, [job.folds for job in jobs[::seeds]], outcomes, config, describe_environment(), throughput
-    )
+    folds = [job.folds for job in jobs[::seeds]]
+    measured = throughput if throughput.utterances else None
+    return summarize(dataset.corpus, folds, outcomes, config, describe_environment(), measured)
 
 
 def read_curves(path: Path, results: Mapping[str, Any]) -> list[list[EpochRecord]]:
@@ -156,14 +154,6 @@ def read_curves(path: Path, results: Mapping[str, Any]) -> list[list[EpochRecord
     """
     runs = [open_run(_run_folder(path, run["fold"], run["seed"])) for run in results["runs"]]
     return [(run.selected_by or run).read_records() for run in runs]
-
-
-def _count_lines(file: Path) -> int:
-    return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0
-
-
-def _count_left(jobs: Sequence[_Job]) -> int:
-    return sum(not job.finished for job in jobs)
 
 
 def _job(path: Path, config: Config, dataset: Dataset, split: Split, fold: int, seed: int) -> _Job:
@@ -202,46 +192,35 @@ def _begin(
     parallel.wait("cross-validation")
 
 
-def _train_one_by_one(
-    jobs: Sequence[_Job],
-    displays: Sequence[Display],
+def _train(
+    left: Sequence[tuple[_Job, Display]],
+    vmap: bool,
     parallel: Parallel,
-    meter: "_Meter",
+    throughput: Throughput,
     told_to_stop: Callable[[], bool],
 ) -> Iterator[tuple[_Job, Display]]:
     """Yields each job that is trained, to be tested; ends early if we are told to stop."""
-    for job, display in zip(jobs, displays, strict=True):
-        if job.finished:
-            continue
+    for group in [left] if vmap else [[one] for one in left]:
         if told_to_stop():
             return
+        own = [display for _, display in group]
         try:
-            for run, dataset in job.stages(parallel, display):
-                with meter.running():
-                    going_on = fit(run, dataset, parallel=parallel, display=display, told_to_stop=told_to_stop)
-                if not going_on:
+            for stage in zip(*(job.stages(parallel, display) for job, display in group), strict=True):
+                with throughput.measuring():
+                    if vmap:
+                        runs, datasets = zip(*stage, strict=True)
+                        on = fit_in_lockstep(
+                            runs, datasets, parallel=parallel, displays=own, told_to_stop=told_to_stop
+                        )
+                    else:
+                        on = fit(*stage[0], parallel=parallel, display=own[0], told_to_stop=told_to_stop)
+                if not on:
                     return
         except RunError as error:
-            raise RunError(f"{job.path.name}: {error}") from error
-        yield job, display
-
-
-def _train_in_lockstep(
-    jobs: Sequence[_Job],
-    displays: Sequence[Display],
-    parallel: Parallel,
-    meter: "_Meter",
-    told_to_stop: Callable[[], bool],
-) -> Iterator[tuple[_Job, Display]]:
-    """As `_train_one_by_one`, all at once."""
-    left = [(job, display) for job, display in zip(jobs, displays, strict=True) if not job.finished]
-    own = [display for _, display in left]
-    for stage in zip(*(job.stages(parallel, display) for job, display in left), strict=True):
-        runs, datasets = zip(*stage, strict=True)
-        with meter.running():
-            if not fit_in_lockstep(runs, datasets, parallel=parallel, displays=own, told_to_stop=told_to_stop):
-                return
-    yield from left
+            if vmap:  # it names the run itself
+                raise
+            raise RunError(f"{group[0][0].path.name}: {error}") from error
+        yield from group
 
 
 def _test(
@@ -255,19 +234,15 @@ def _test(
     display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
     if parallel.leads:
         tested(run, job.dataset, result)
-        _write_predictions(job, result, temperature)
+        predictions = {
+            "epoch": result.epoch,
+            "temperature": 1.0 if temperature is None else temperature,
+            "labels": list(result.labels),
+            "paths": job.folds["test"]["utterances"],
+            "probabilities": np.round(result.probabilities.astype(np.float64), 7).tolist(),
+        }
+        write_text(job.path / _PREDICTIONS, to_json(predictions) + "\n")
     parallel.wait(f"predictions of {job.path.name}")
-
-
-def _write_predictions(job: _Job, result: Evaluation, temperature: float | None) -> None:
-    predictions = {
-        "epoch": result.epoch,
-        "temperature": 1.0 if temperature is None else temperature,
-        "labels": list(result.labels),
-        "paths": job.folds["test"]["utterances"],
-        "probabilities": np.round(result.probabilities.astype(np.float64), 7).tolist(),
-    }
-    write_text(job.path / _PREDICTIONS, to_json(predictions) + "\n")
 
 
 def _outcome(job: _Job) -> Outcome:
@@ -284,24 +259,8 @@ def _outcome(job: _Job) -> Outcome:
     )
 
 
-class _Meter:
-    """How much was learned from in this process, and how long it took."""
-
-    def __init__(self) -> None:
-        self.utterances, self.seconds = 0, 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - started
-
-    def measured(self, mode: str) -> Throughput | None:
-        return Throughput(mode, self.utterances, self.seconds) if self.utterances else None
-
-
 @contextmanager
-def _displays(jobs: Sequence[_Job], console: Console, meter: _Meter, vmap: bool) -> Iterator[list[Display]]:
+def _displays(jobs: Sequence[_Job], console: Console, throughput: Throughput) -> Iterator[list[Display]]:
     """A display for each run, which share one bar: it counts the utterances of all epochs of all runs."""
     whole, before = sum(job.utterances for job in jobs), sum(job.learned for job in jobs)
     with progress_bar(console, f"{len(jobs)} runs", whole, before) as advance:
@@ -314,11 +273,11 @@ def _displays(jobs: Sequence[_Job], console: Console, meter: _Meter, vmap: bool)
 
             @contextmanager
             def bar(epoch: str, _: int, done: int) -> Iterator[Callable[..., None]]:
-                shown = f"{len(jobs)} runs, {epoch}" if vmap else f"{name}, {epoch}"
+                shown = f"{len(jobs)} runs, {epoch}" if throughput.mode == "vmap" else f"{name}, {epoch}"
                 advance(done, shown)
 
                 def learned(utterances: int = 1) -> None:
-                    meter.utterances += utterances
+                    throughput.utterances += utterances
                     advance(utterances, shown)
 
                 yield learned

@@ -1,7 +1,7 @@
 """evaluate: a run's best checkpoint on one side of its split, as figures and probabilities."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ from dslstm_jax.data.corpora import Utterance
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import make_loader
 from dslstm_jax.errors import RunError
-from dslstm_jax.ops.metrics import Totals, macro_f1, recalls, unweighted_accuracy, weighted_accuracy
+from dslstm_jax.ops.metrics import macro_f1, recalls, unweighted_accuracy, weighted_accuracy
 from dslstm_jax.runs.checkpoint import load_best
 from dslstm_jax.runs.folder import RunFolder
 from dslstm_jax.training.parallel import Parallel
 from dslstm_jax.training.placement import placing
-from dslstm_jax.training.totals import add
+from dslstm_jax.training.totals import RunningTotals
 from dslstm_jax.training.trainer import EVALUATION_ROWS
 
 Side = Literal["train", "validation", "test"]
@@ -100,15 +100,13 @@ def evaluate(run: RunFolder, dataset: Dataset, side: Side, parallel: Parallel) -
     variables, epoch = load_best(run)
     loader = make_loader(dataset, members, config, EVALUATION_ROWS, len(parallel.devices))
     predict, variables = parallel.predict_step(config.recognizer), parallel.spread(variables)
-    place, answers = placing(dataset, config, parallel), []
-
-    def examine() -> Iterator[Totals]:
-        for batch in loader.batches(share=parallel.share, place=place):
-            totals, probabilities = parallel.gather(predict(variables, batch))
-            answers.append(probabilities)
-            yield totals
-
-    totals = add(examine())
+    running, answers = RunningTotals(), []
+    for batch in loader.batches(share=parallel.share, place=placing(dataset, config, parallel)):
+        found, rows = parallel.gather(predict(variables, batch))
+        running.push(found)
+        answers.append(rows)
+    totals = running.read()
+    assert totals is not None  # there is an utterance, so a batch
     probabilities = np.zeros((len(dataset.corpus.utterances), len(run.labels)), np.float32)
     for planned, rows in zip(loader.plan(), answers, strict=True):
         probabilities[list(planned.members)] = np.asarray(rows)[: len(planned.members)]

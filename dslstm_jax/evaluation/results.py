@@ -1,6 +1,8 @@
 """What a cross-validation found: all its predictions, their figures, and results.json, which holds both."""
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,22 @@ class Outcome:
     """That which validation asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Throughput:
     """What the training of all runs took in one process: compiling, validation and checkpoints included."""
 
     mode: str
     """vmap or one by one."""
-    utterances: int
+    utterances: int = 0
     """Learned from, over all epochs and runs."""
-    seconds: float
+    seconds: float = 0.0
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Counts the seconds of a `with` block."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
 
     def describe(self) -> str:
         """One line."""
@@ -101,20 +110,10 @@ class Predictions:
 
     def take(self, rows: Sequence[int]) -> "Predictions":
         """Those of some utterances, in the order of `rows`."""
-
-        def of(names: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(names[row] for row in rows)
-
-        return Predictions(
-            self.labels,
-            of(self.paths),
-            of(self.speakers),
-            of(self.corpora),
-            self.folds[rows],
-            self.truths[rows],
-            self.probabilities[:, rows],
-            self.temperatures[:, rows],
-        )
+        names = (self.paths, self.speakers, self.corpora)
+        paths, speakers, corpora = (tuple(values[row] for row in rows) for values in names)
+        by_seed = (self.probabilities[:, rows], self.temperatures[:, rows])
+        return Predictions(self.labels, paths, speakers, corpora, self.folds[rows], self.truths[rows], *by_seed)
 
     @property
     def by_fold(self) -> Float[np.ndarray, "K S C C"]:
@@ -145,7 +144,6 @@ class Predictions:
     @classmethod
     def from_dict(cls, labels: Sequence[str], values: Mapping[str, Any]) -> "Predictions":
         """The inverse of `to_dict`; what older versions did not write has one corpus and no temperature."""
-        place = {label: index for index, label in enumerate(labels)}
         probabilities = np.array(values["probabilities"], np.float64)
         return cls(
             tuple(labels),
@@ -153,7 +151,7 @@ class Predictions:
             tuple(values["speakers"]),
             tuple(values.get("corpora", [""] * len(values["paths"]))),
             np.array(values["folds"]),
-            np.array([place[label] for label in values["truths"]]),
+            np.array([labels.index(label) for label in values["truths"]]),
             probabilities,
             np.array(values.get("temperatures", np.ones(probabilities.shape[:2]))),
         )
@@ -165,14 +163,13 @@ def gather_predictions(corpus: Corpus, outcomes: Sequence[Outcome]) -> Predictio
     of = {(outcome.fold, outcome.seed): outcome for outcome in outcomes}
     folds = sorted({outcome.fold for outcome in outcomes})
     tested = [(fold, corpus.utterances[member]) for fold in folds for member in of[fold, seeds[0]].members]
-    place = {label: index for index, label in enumerate(corpus.labels)}
     return Predictions(
         tuple(corpus.labels),
         tuple(utterance.path for _, utterance in tested),
         tuple(utterance.speaker or "" for _, utterance in tested),
         tuple(utterance.corpus or "" for _, utterance in tested),
         np.array([fold for fold, _ in tested]),
-        np.array([place[utterance.label] for _, utterance in tested]),
+        np.array([corpus.labels.index(utterance.label) for _, utterance in tested]),
         np.stack([np.concatenate([of[fold, seed].probabilities for fold in folds]) for seed in seeds]),
         np.array([[of[fold, seed].temperature for fold, _ in tested] for seed in seeds]),
     )
@@ -198,10 +195,9 @@ def summarize(
     """
     predictions = gather_predictions(corpus, outcomes)
     pooled = predictions.matrices.sum(axis=0)
-    values = {name: metric(predictions.by_fold) for name, metric in METRICS.items()}
-    seeds = sorted({outcome.seed for outcome in outcomes})
-    places = {fold: place for place, fold in enumerate(np.unique(predictions.folds).tolist())}
     recall = recalls(pooled)
+    of_runs = predictions.by_fold
+    tested, seeds = np.unique(predictions.folds).tolist(), sorted({outcome.seed for outcome in outcomes})
     return {
         "corpus": corpus.name,
         "protocol": config.split.protocol,
@@ -219,13 +215,8 @@ def summarize(
         "speakers": _groups(predictions, predictions.speakers),
         "confusion": pooled.sum(axis=0).astype(int).tolist(),
         "runs": [
-            {
-                "fold": outcome.fold,
-                "seed": outcome.seed,
-                "epoch": outcome.epoch,
-                "temperature": outcome.temperature,
-            }
-            | {name: float(value[places[outcome.fold], seeds.index(outcome.seed)]) for name, value in values.items()}
+            {name: getattr(outcome, name) for name in ("fold", "seed", "epoch", "temperature")}
+            | _values(of_runs[tested.index(outcome.fold), seeds.index(outcome.seed)])
             for outcome in outcomes
         ],
         "folds": [{side: _who(part) for side, part in fold.items()} for fold in folds],
@@ -266,6 +257,11 @@ def read_results(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{path} holds no results of a cross-validation; dslstm crossval makes {file}")
     return read_json(file)
+
+
+def _values(matrices: Matrix) -> dict[str, float]:
+    """Each metric, its mean where there are several matrices."""
+    return {name: float(metric(matrices).mean()) for name, metric in METRICS.items()}
 
 
 def _figures(predictions: Predictions, calibrated: Predictions) -> dict[str, Any]:
@@ -311,7 +307,7 @@ def _groups(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
         recall = recalls(matrices).mean(axis=0)
         found[group] = {
             "utterances": len(own),
-            **{name: float(metric(matrices).mean()) for name, metric in METRICS.items()},
+            **_values(matrices),
             "recalls": dict(zip(predictions.labels, recall.tolist(), strict=True)),
         }
     return found
