@@ -160,6 +160,7 @@ def test_compare_says_what_the_command_prints(tmp_path, capsys):
     comparison = dslstm_jax.compare(paths)
     assert main(["compare", *map(str, paths)]) == 0
     assert capsys.readouterr().out == f"{comparison}\n"
+    assert f"{paths[1]} - {paths[0]}" in str(comparison)
     one, other = (run.results["figures"]["ua"]["pooled"] for run in comparison.runs)
     assert comparison.difference().pooled == pytest.approx(other - one)
     assert comparison.difference(1, 0).pooled == pytest.approx(one - other)
