@@ -1,1 +1,1 @@
-"""How good a recognizer is, and showing it."""
+"""What a trained network is worth: figures, their intervals, cross-validation."""

@@ -1,1 +1,1 @@
-"""Learning: the step, the loop around it, and what a run leaves on disk."""
+"""The pure step, where it runs, and the loop around it."""
