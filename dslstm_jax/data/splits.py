@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dslstm_jax.data.corpora.base import Utterance, first_three
-from dslstm_jax.errors import CorpusError
+from dslstm_jax.data.corpora.base import Utterance
+from dslstm_jax.errors import CorpusError, first_three
 
 SIDES: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 _ONE_OUT = ("speaker", "session", "corpus")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dslstm_jax.data.audio import read_header
-from dslstm_jax.data.corpora.base import Corpus, Utterance, first_three
-from dslstm_jax.errors import AudioError
+from dslstm_jax.data.corpora.base import Corpus, Utterance
+from dslstm_jax.errors import AudioError, first_three
 
 
 @dataclass(frozen=True)

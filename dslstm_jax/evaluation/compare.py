@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dslstm_jax.data.corpora.base import first_three
-from dslstm_jax.errors import RunError
+from dslstm_jax.errors import RunError, first_three
 from dslstm_jax.evaluation.results import Predictions, read_results
 from dslstm_jax.evaluation.statistics import Interval, bootstrap, interval, sign_flip_test, two_sided
 from dslstm_jax.ops.metrics import unweighted_accuracy

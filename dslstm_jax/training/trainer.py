@@ -12,10 +12,9 @@ import numpy as np
 from rich.console import Console
 
 from dslstm_jax.data.batches import Batch, PlannedBatch, padding
-from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import Loader, make_loader
-from dslstm_jax.errors import RunError
+from dslstm_jax.errors import RunError, first_three
 from dslstm_jax.ops.metrics import Totals
 from dslstm_jax.runs.checkpoint import Checkpoints
 from dslstm_jax.runs.folder import EpochRecord, RunFolder

@@ -8,8 +8,8 @@ from trees import crema_d_tree, emodb_tree, iemocap_tree, manifest_tree, ravdess
 
 from dslstm_jax.config import CorpusConfig, SyntheticConfig
 from dslstm_jax.data.corpora import CORPORA, Corpus, load_corpus
-from dslstm_jax.data.corpora.base import Utterance, apply_labels, first_three, make_corpus
-from dslstm_jax.errors import CorpusError
+from dslstm_jax.data.corpora.base import Utterance, apply_labels, make_corpus
+from dslstm_jax.errors import CorpusError, first_three
 
 
 def tree(name: str, folder: Path) -> CorpusConfig:

@@ -200,9 +200,3 @@ def _check_label_map(label_map: Mapping[str, str], classes: Sequence[str], label
     twice = [label for label, count in Counter(classes).items() if count > 1]
     if twice:
         raise CorpusError(f"--corpus.labels names {twice[0]!r} more than once")
-
-
-def first_three(names: Sequence[str]) -> str:
-    """`a, b, c and 2 more`, so that an error over many files stays one readable line."""
-    rest = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -3,8 +3,8 @@
 import re
 
 from dslstm_jax.config import CorpusConfig
-from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, first_three, make_corpus
-from dslstm_jax.errors import CorpusError
+from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, make_corpus
+from dslstm_jax.errors import CorpusError, first_three
 
 ABOUT = About(
     license="by request",

@@ -14,14 +14,13 @@ from dslstm_jax.data.corpora.base import (
     Utterance,
     corpus_root,
     did_you_mean,
-    first_three,
     make_corpus,
     nearest,
     parse_columns,
     parse_label_map,
     split_list,
 )
-from dslstm_jax.errors import CorpusError
+from dslstm_jax.errors import CorpusError, first_three
 
 ABOUT = About(
     license="yours",

@@ -15,16 +15,8 @@ from jaxtyping import Float32, Shaped
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.audio import check_recording, prepare_samples
 from dslstm_jax.data.corpora.acted import CREMA_D, SAVEE
-from dslstm_jax.data.corpora.base import (
-    About,
-    Corpus,
-    StoredExample,
-    Utterance,
-    corpus_root,
-    first_three,
-    make_corpus,
-)
-from dslstm_jax.errors import AudioError, CorpusError, DslstmError, one_line
+from dslstm_jax.data.corpora.base import About, Corpus, StoredExample, Utterance, corpus_root, make_corpus
+from dslstm_jax.errors import AudioError, CorpusError, DslstmError, first_three, one_line
 
 ABOUT = About(
     license="that of the corpus in them",

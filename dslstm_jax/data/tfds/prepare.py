@@ -19,7 +19,6 @@ from rich.console import Console
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import Utterance, load_corpus
-from dslstm_jax.data.corpora.base import first_three
 from dslstm_jax.data.corpora.records import UTTERANCES, scan
 from dslstm_jax.data.reading import READING_THREADS, file_stamp
 from dslstm_jax.data.tfds.builders import (
@@ -33,7 +32,7 @@ from dslstm_jax.data.tfds.builders import (
     read_sound,
 )
 from dslstm_jax.data.tfds.waveform import tfds
-from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError, RunError, one_line
+from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError, RunError, first_three, one_line
 from dslstm_jax.util.files import flatten, make_folder, run_errors, to_json, whole_file, write_json, write_text
 from dslstm_jax.util.progress import progress_bar
 
