@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dslstm_jax.config.checks import check_choices
+from dslstm_jax.config.checks import AT_LEAST_0, AT_LEAST_1, POSITIVE, check
 from dslstm_jax.errors import ConfigError
 
 
@@ -22,11 +22,8 @@ class SyntheticConfig:
     """Draws the voices and the utterances."""
 
     def __post_init__(self) -> None:
-        for field, least in (("speakers", 1), ("utterances_per_emotion", 1), ("seed", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"corpus.synthetic.{field} is {getattr(self, field)}; it must be at least {least}")
-        if not 0.0 <= self.overlap <= 1.0:
-            raise ConfigError(f"corpus.synthetic.overlap is {self.overlap}; it must be in [0, 1]")
+        counts = dict.fromkeys(("speakers", "utterances_per_emotion"), AT_LEAST_1)
+        check("corpus.synthetic", self, {**counts, "overlap": (0, 1, "in [0, 1]"), "seed": AT_LEAST_0})
 
 
 @dataclass(frozen=True)
@@ -107,10 +104,10 @@ class DataConfig:
     step."""
 
     def __post_init__(self) -> None:
-        check_choices("data", self)
-        if self.max_lengths < 1:
-            raise ConfigError(f"data.max_lengths is {self.max_lengths}; it must be at least 1")
-        if not 0.0 < self.max_padding <= 1.0:
-            raise ConfigError(f"data.max_padding is {self.max_padding}; it must be above 0 and at most 1")
-        if not self.longest > 0:
-            raise ConfigError(f"data.longest is {self.longest}; it must be positive, in seconds")
+        least, most, _ = POSITIVE
+        ranges = {
+            "max_lengths": AT_LEAST_1,
+            "max_padding": (least, 1, "above 0 and at most 1"),
+            "longest": (least, most, "positive, in seconds"),
+        }
+        check("data", self, ranges)

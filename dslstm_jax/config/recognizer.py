@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dslstm_jax.config.checks import check_choices, check_counts
+from dslstm_jax.config.checks import AT_LEAST_0, SHARE, check
 from dslstm_jax.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ class MfccConfig:
     cepstra: int = 12
 
     def __post_init__(self) -> None:
-        check_counts("features.mfcc", self)
+        check("features.mfcc", self)
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,7 @@ class SpectrogramConfig:
     with zeros until they can."""
 
     def __post_init__(self) -> None:
-        check_counts("features.spectrograms", self, but=("frames",))
-        if self.frames < 0:
-            raise ConfigError(
-                f"features.spectrograms.frames is {self.frames}; it must be at least 0, which does not stretch"
-            )
+        check("features.spectrograms", self, {"frames": (0, math.inf, "at least 0, which does not stretch")})
 
 
 SPECTROGRAM_256 = SpectrogramConfig(n_fft=256, hop_length=128, mel_bands=64, frames=460)
@@ -65,9 +61,8 @@ class FeaturesConfig:
     """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""
 
     def __post_init__(self) -> None:
-        check_counts("features", self)
-        if not 0.0 <= self.trim < math.inf:
-            raise ConfigError(f"features.trim is {self.trim}; it must be at least 0, in decibels below the peak")
+        least, most, said = AT_LEAST_0
+        check("features", self, {"trim": (least, most, f"{said}, in decibels below the peak")})
 
 
 @dataclass(frozen=True)
@@ -117,12 +112,7 @@ class ModelConfig:
     layer and the pooling read both outputs side by side."""
 
     def __post_init__(self) -> None:
-        check_choices("model", self)
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
-        check_counts("model", self, but=("remat_every",))
-        if self.remat_every < 0:
-            raise ConfigError(f"model.remat_every is {self.remat_every}; it must be at least 0, in frames")
+        check("model", self, {"dropout": SHARE, "remat_every": (0, math.inf, "at least 0, in frames")})
         if self.spectrogram_branch == "none" and not self.mfcc_branch:
             raise ConfigError("model: both branches are off; turn model.mfcc_branch or model.spectrogram_branch on")
 

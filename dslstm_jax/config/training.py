@@ -1,10 +1,9 @@
 """How a recognizer learns: random changes to its recordings, the optimizer, the epoch that is kept."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dslstm_jax.config.checks import check_choices, check_counts
+from dslstm_jax.config.checks import AT_LEAST_0, POSITIVE, SHARE, check
 from dslstm_jax.errors import ConfigError
 
 
@@ -26,12 +25,9 @@ class AugmentationConfig:
     """alpha of mixup's Beta(alpha, alpha); 0: off. Neighbors in a batch are mixed."""
 
     def __post_init__(self) -> None:
-        limits = {"noise": 1.0, "gain": 60.0, "speed": 0.5}
-        for name in (*limits, "frequency_masks", "time_masks", "mixup"):
-            value, most = getattr(self, name), limits.get(name, math.inf)
-            if not 0 <= value <= most:
-                allowed = f"in [0, {most:g}]" if name in limits else "at least 0"
-                raise ConfigError(f"augmentation.{name} is {value}; it must be {allowed}")
+        limits = {"noise": 1, "gain": 60, "speed": 0.5}
+        ranges = {name: (0.0, most, f"in [0, {most}]") for name, most in limits.items()}
+        check("augmentation", self, dict.fromkeys(("frequency_masks", "time_masks", "mixup"), AT_LEAST_0) | ranges)
 
 
 @dataclass(frozen=True)
@@ -87,21 +83,13 @@ class TrainingConfig:
     """Draws the initial weights and the order of the utterances."""
 
     def __post_init__(self) -> None:
-        check_choices("training", self)
-        check_counts("training", self, but=("seed",))
+        ranges = {"learning_rate": POSITIVE, "clip_norm": AT_LEAST_0, "weight_decay": AT_LEAST_0, "seed": AT_LEAST_0}
+        check("training", self, ranges | {"ema_decay": SHARE, "label_smoothing": SHARE})
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"training.accumulate: {self.batch_size} rows cannot be shared by {self.accumulate} parts; make "
                 "training.batch_size a multiple of it"
             )
-        if not self.learning_rate > 0:
-            raise ConfigError(f"training.learning_rate is {self.learning_rate}; it must be positive")
-        for name in ("clip_norm", "weight_decay"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("ema_decay", "label_smoothing"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if not 0.0 <= self.warmup < self.epochs:
             raise ConfigError(
                 f"training.warmup is {self.warmup}; it must be at least 0 and below the {self.epochs} of "
