@@ -1,12 +1,12 @@
 """One file with the whole recognizer, for programs that have JAX and nothing of ours; docs/export.md describes it."""
 
-import dataclasses
 import importlib.metadata
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,16 +71,23 @@ def write_model(
     Raises:
       RunError: the file cannot be written.
     """
-    configs = [_portable(member.config) for member in members]
-    named = _name_members([member.variables for member in members])
-    weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(named, sep="/").items()}
+    configs = [
+        replace(config, model=replace(config.model, lstm_backend="scan", remat_every=0)) for _, config in members
+    ]
+    named = {str(number): member.variables for number, member in enumerate(members)}
+    flat = flatten_dict(named if len(members) > 1 else members[0].variables, sep="/")
+    weights = {name: np.asarray(leaf) for name, leaf in flat.items()}
     shortest = max(FRAME_LENGTH, *map(shortest_recording, configs))
 
     def probabilities(weights: dict[str, Array], waveforms: Array, lengths: Array) -> Array:
         return predict(_members(weights, configs), waveforms, lengths)
 
-    with _without_source_paths():
+    said = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # where the program was written stays untold
+    try:
         exported = _export(probabilities, PLATFORMS, weights, shortest)
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", said)
     header = {
         "format": FORMAT,
         "labels": list(labels),
@@ -102,24 +109,8 @@ def write_model(
                 np.lib.format.write_array(member, values, allow_pickle=False)
 
 
-def _portable(config: RecognizerConfig) -> RecognizerConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, lstm_backend="scan", remat_every=0))
-
-
-def _read_config(values: Mapping[str, Any], source: str) -> RecognizerConfig:
-    """Older versions wrote the config of the whole run."""
-    return from_dict({part: values[part] for part in ("features", "model")}, source, RecognizerConfig)
-
-
-def _name_members(variables: Sequence[Variables]) -> Variables:
-    """The variables of one network as they are; those of several under the numbers 0, 1, ..."""
-    if len(variables) == 1:
-        return variables[0]
-    return {str(number): each for number, each in enumerate(variables)}
-
-
 def _members(weights: dict[str, Array], configs: Sequence[RecognizerConfig]) -> tuple[Member, ...]:
-    """The networks whose weights `_name_members` named."""
+    """The networks; the weights of several are under the numbers 0, 1, ..."""
     named = unflatten_dict(weights, sep="/")
     several = [named] if len(configs) == 1 else [named[str(number)] for number in range(len(configs))]
     return tuple(map(Member, several, configs))
@@ -152,28 +143,23 @@ def _read_content(file: zipfile.ZipFile, header: Mapping[str, Any], source: str)
         whole = io.BytesIO(file.read(f"{_WEIGHTS}{name}.npy"))  # read to its end, where the checksum is compared
         return jnp.asarray(np.lib.format.read_array(whole, allow_pickle=False))
 
-    program = file.read(_PROGRAM)
     weights = {name: read_array(name) for name in header["weights"]}
-    configs = [header["config"], *header.get("others", ())]  # there were no ensembles in older versions
-    members = _members(weights, [_read_config(config, source) for config in configs])
+    wholes = [header["config"], *header.get("others", ())]  # older versions wrote the whole run's, and no others
+    parts = [{part: whole[part] for part in ("features", "model")} for whole in wholes]
+    members = _members(weights, [from_dict(part, source, RecognizerConfig) for part in parts])
     classes = count_classes(members[0].variables)
 
     def same_signature(weights: Any, waveforms: Array, lengths: Array) -> Array:  # noqa: ARG001
         return jnp.zeros((lengths.shape[0], classes))
 
     # What JAX serializes can only be read with flatbuffers; this needs JAX alone.
-    exported = dataclasses.replace(
+    exported = replace(
         _export(same_signature, header["platforms"], weights, header["shortest"]),
-        mlir_module_serialized=program,
+        mlir_module_serialized=file.read(_PROGRAM),
         calling_convention_version=header["calling_convention_version"],
         _get_vjp=None,
     )
-    call = jax.jit(exported.call)
-    return Model(
-        members,
-        tuple(header["labels"]),
-        lambda waveforms, lengths: call(weights, waveforms, lengths),
-    )
+    return Model(members, tuple(header["labels"]), partial(jax.jit(exported.call), weights))
 
 
 def _export(
@@ -183,14 +169,3 @@ def _export(
     rows, samples = export.symbolic_shape("rows, samples", constraints=[f"samples >= {shortest}"])
     sound = jax.ShapeDtypeStruct((rows, samples), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)
     return export.export(jax.jit(function, keep_unused=True), platforms=platforms)(weights, *sound)
-
-
-@contextmanager
-def _without_source_paths() -> Iterator[None]:
-    """Programs that are made inside do not say in which files of this machine they were written."""
-    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
-    jax.config.update("jax_traceback_in_locations_limit", 0)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)

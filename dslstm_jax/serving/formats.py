@@ -3,7 +3,8 @@
 import csv
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TextIO
+from dataclasses import asdict
+from typing import Any, TextIO
 
 from dslstm_jax.errors import AudioError
 from dslstm_jax.serving.predictor import Prediction
@@ -13,21 +14,14 @@ from dslstm_jax.util.files import to_json
 Answer = Prediction | AudioError
 """The emotion of one file, or why there is none."""
 
-_LONGEST_BAR = 8
-_SHORTEST_NAME = 24
-"""Characters that names keep before the bars grow."""
-_EIGHTHS = " ▏▎▍▌▋▊▉"
-
 
 def to_row(path: str, answer: Answer) -> dict[str, Any]:
     """{"path", "label", "probabilities", "duration_seconds"}, and "windows" if asked for; or {"path", "error"}."""
     if isinstance(answer, AudioError):
         return {"path": path, "error": str(answer).removeprefix(f"{path}: ")}
-    row = {"path": path, **vars(answer)}
+    row = {"path": path, **asdict(answer)}
     if answer.windows is None:
         del row["windows"]
-    else:
-        row["windows"] = [vars(window) for window in answer.windows]
     return row
 
 
@@ -46,32 +40,34 @@ def from_row(row: Mapping[str, Any]) -> Answer:
     return Prediction(**values)
 
 
-class Writer(Protocol):
-    """Writes the answers one after the other, each as soon as it is there."""
+class Writer:
+    """Writes the answers for `paths` one after the other, each as soon as it is there."""
 
-    def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None: ...
+    def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None:
+        self.stream, self.labels, self.paths = stream, labels, paths
+        self.begin()
+
+    def begin(self) -> None:
+        """Writes what stands above the answers."""
 
     def write(self, path: str, answer: Answer) -> None:
         """Writes the answer for one file."""
+        raise NotImplementedError
 
 
-class JSONWriter:
+class JSONWriter(Writer):
     """The rows of `to_row`, one object a line."""
-
-    def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None:  # noqa: ARG002
-        self.stream = stream
 
     def write(self, path: str, answer: Answer) -> None:
         print(to_json(to_row(path, answer)), file=self.stream, flush=True)
 
 
-class CSVWriter:
+class CSVWriter(Writer):
     """A header, then a row a file; a failure has empty figures and its reason in the last column."""
 
-    def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None:  # noqa: ARG002
-        self.labels, self.stream = labels, stream
-        self.rows = csv.writer(stream, lineterminator="\n")
-        self.rows.writerow(["path", "label", *labels, "duration_seconds", "error"])
+    def begin(self) -> None:
+        self.rows = csv.writer(self.stream, lineterminator="\n")
+        self.rows.writerow(["path", "label", *self.labels, "duration_seconds", "error"])
 
     def write(self, path: str, answer: Answer) -> None:
         if isinstance(answer, AudioError):
@@ -82,21 +78,21 @@ class CSVWriter:
         self.stream.flush()
 
 
-class TableWriter:
+class TableWriter(Writer):
     """Columns for people; failures are left to stderr.
 
     A terminal shows bars and percentages within its width, a pipe or file plain numbers and whole names.
     """
 
-    def __init__(self, stream: TextIO, labels: Sequence[str], paths: Sequence[str]) -> None:
-        self.labels, self.stream = labels, stream
-        self.path_width = max(len(_printable(path)) for path in ["file", *paths])
+    def begin(self) -> None:
+        stream, labels = self.stream, self.labels
+        self.path_width = max(len(_printable(path)) for path in ["file", *self.paths])
         self.label_width = max(map(len, ["emotion", *labels]))
         self.cell_width, self.gap, self.bar_width = self.label_width, 2, 0
         if stream.isatty():
             room = shutil.get_terminal_size().columns - self.label_width - 4
-            for_each = (room - min(self.path_width, _SHORTEST_NAME)) // len(labels)
-            self.bar_width = min(max(1, for_each - 5), _LONGEST_BAR)
+            for_each = (room - min(self.path_width, 24)) // len(labels)  # names keep 24 before the bars grow
+            self.bar_width = min(max(1, for_each - 5), 8)
             self.cell_width, self.gap = self.bar_width + 4, 1
             self.path_width = max(8, min(self.path_width, room - len(labels) * (self.cell_width + self.gap)))
         self.plain_bars = not (getattr(stream, "encoding", None) or "").lower().startswith("utf")
@@ -117,7 +113,7 @@ class TableWriter:
             bar = "#" * round(share * self.bar_width)
         else:
             whole, eighths = divmod(round(share * self.bar_width * 8), 8)
-            bar = "█" * whole + _EIGHTHS[eighths].strip()
+            bar = "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
         return f"{bar:{self.bar_width}}{share:4.0%}"
 
     def write(self, path: str, answer: Answer) -> None:

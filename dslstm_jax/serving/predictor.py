@@ -1,5 +1,6 @@
 """predict: sound in, emotion out."""
 
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -221,7 +222,7 @@ class Predictor:
     def _load(self, sound: Any) -> Recording:
         if isinstance(sound, str | os.PathLike):
             return read_audio(Path(sound), self.sample_rate, LONGEST)
-        content = sound.read() if hasattr(sound, "read") else sound
+        content = sound.read() if hasattr(sound, "read") and not isinstance(sound, io.TextIOBase) else sound
         if not isinstance(content, bytes):
             raise AudioError("give a path, bytes or a file opened in binary mode, or samples with their sample_rate")
         with TemporaryDirectory(prefix="dslstm_") as folder:

@@ -4,14 +4,11 @@ import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -44,13 +41,6 @@ _PEAKS = 600
 _PAGE = Path(__file__).with_name("page.html")
 
 
-class Busy(HTTPException):
-    """All places are taken."""
-
-    def __init__(self) -> None:
-        super().__init__(503, "busy with other recordings; try again in a moment", {"Retry-After": "5"})
-
-
 class Recognition:
     """One recognizer, which answers one request at a time and lets PLACES - 1 wait."""
 
@@ -58,17 +48,6 @@ class Recognition:
         self.predictor = predictor
         self.taken = 0
         self._turn = asyncio.Lock()
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Takes one of the places; raises Busy where there is none."""
-        if self.taken >= PLACES:
-            raise Busy
-        self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
 
     async def answer(self, request: Request) -> dict[str, Any]:
         """The answer to the sound in the body of a request.
@@ -78,19 +57,20 @@ class Recognition:
           ClientDisconnect: nobody waits for the answer.
           AudioError: the sound cannot be read or used.
         """
-        # The name the user gave is never seen here: the file has one of our own, in a folder that only we can read.
-        with self.place(), TemporaryDirectory(prefix="dslstm_") as folder:
-            path = Path(folder) / "upload"
-            with path.open("wb") as file:
-                try:
-                    async with asyncio.timeout(PATIENCE):
-                        await _receive(request, file)
-                except TimeoutError:
-                    raise HTTPException(408, f"the upload took more than {PATIENCE:g} s") from None
-            async with self._turn:
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-                return await run_in_threadpool(recognize, self.predictor, path)
+        if self.taken >= PLACES:
+            raise HTTPException(503, "busy with other recordings; try again in a moment", {"Retry-After": "5"})
+        self.taken += 1
+        try:
+            # The name the user gave is never seen here: the file has our own, in a folder that only we can read.
+            with TemporaryDirectory(prefix="dslstm_") as folder:
+                path = Path(folder) / "upload"
+                await _receive(request, path)
+                async with self._turn:
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
+                    return await run_in_threadpool(recognize, self.predictor, path)
+        finally:
+            self.taken -= 1
 
 
 def recognize(predictor: Predictor, path: Path) -> dict[str, Any]:
@@ -111,12 +91,13 @@ def recognize(predictor: Predictor, path: Path) -> dict[str, Any]:
     prediction = predictor(samples, predictor.sample_rate)
     hop = max(HOP, prediction.duration_seconds / MOST_WINDOWS)
     windows = predictor.timeline(samples, predictor.sample_rate, WINDOW, hop)
-    fields = ("start", "end", "label", "probabilities")
+    parts = min(_PEAKS, len(samples))
+    peaks = np.maximum.reduceat(np.abs(samples), np.arange(parts) * len(samples) // parts)
     return {
         **vars(prediction),
         "hop_seconds": hop,
-        "timeline": [{field: getattr(window, field) for field in fields} for window in windows],
-        "peaks": _peaks(samples).round(4).tolist(),
+        "timeline": [vars(window) for window in windows],
+        "peaks": peaks.round(4).tolist(),
     }
 
 
@@ -129,14 +110,10 @@ def make_app(predictor: Predictor, name: str) -> Starlette:
     """
     recognition = Recognition(predictor)
     page = _PAGE.read_text(encoding="utf-8")
-    headers = {
-        "Content-Security-Policy": _policy(page),
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
-    }
+    safe = {"Content-Security-Policy": _policy(page), "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
     def show(_: Request) -> Response:
-        return HTMLResponse(page, headers=headers)
+        return HTMLResponse(page, headers=safe)
 
     def health(_: Request) -> Response:
         state = {"status": "ok", "model": name, "labels": predictor.labels, "sample_rate": predictor.sample_rate}
@@ -155,34 +132,29 @@ def make_app(predictor: Predictor, name: str) -> Starlette:
         except ClientDisconnect:
             return Response(status_code=400)  # which nobody reads
 
-    routes = [
-        Route("/", show),
-        Route("/health", health),
-        Route("/predict", predict, methods=["POST"]),
-    ]
+    routes = [Route("/", show), Route("/health", health), Route("/predict", predict, methods=["POST"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})
 
 
-async def _receive(request: Request, file: BinaryIO) -> None:
-    """Writes the body to `file` as it comes in, and stops at the first byte too many."""
+async def _receive(request: Request, path: Path) -> None:
+    """Writes the body to a file as it comes in, and stops at the first byte too many."""
     # The server reads what is left of a refused body and throws it away, so that the client gets our answer.
     too_large = HTTPException(413, f"too large: at most {LARGEST / 1e6:g} MB can be sent; cut it, or send FLAC")
-    size = int(request.headers.get("Content-Length", 0))
-    if size > LARGEST:
+    if int(request.headers.get("Content-Length", 0)) > LARGEST:
         raise too_large
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > LARGEST:
-            raise too_large
-        file.write(chunk)
+    try:
+        with path.open("wb") as file:
+            async with asyncio.timeout(PATIENCE):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > LARGEST:
+                        raise too_large
+                    file.write(chunk)
+    except TimeoutError:
+        raise HTTPException(408, f"the upload took more than {PATIENCE:g} s") from None
     if size == 0:
         raise HTTPException(400, "nothing was sent; the body is the sound file: curl --data-binary @FILE")
-
-
-def _peaks(samples: Float[np.ndarray, " N"]) -> Float[np.ndarray, " P"]:
-    parts = min(_PEAKS, len(samples))
-    return np.maximum.reduceat(np.abs(samples), np.arange(parts) * len(samples) // parts)
 
 
 def _policy(page: str) -> str:

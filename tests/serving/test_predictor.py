@@ -43,6 +43,22 @@ def test_one_recording(predictor, tones):
     assert len(set(shares([prediction])[0])) > 1
 
 
+def test_a_path_bytes_or_an_open_file_need_no_rate(predictor, tones, tmp_path):
+    path = tones / "wav" / "03a01Wa.wav"
+    expected = predictor(*soundfile.read(path))
+    with path.open("rb") as file:
+        answers = [predictor(sound) for sound in (path, str(path), path.read_bytes(), file)]
+    np.testing.assert_allclose(shares(answers), shares([expected] * 4), atol=1e-6)
+    with path.open() as text:
+        for sound in (noise(0.5), [0.1, 0.2], text):
+            with pytest.raises(AudioError, match=r"^give a path, bytes or .* samples with their sample_rate$"):
+                predictor(sound)
+    with pytest.raises(AudioError, match=r"^not a sound file"):
+        predictor(b"RIFF but no more")
+    with pytest.raises(AudioError, match=r"missing\.wav: no such file"):
+        predictor(tmp_path / "missing.wav")
+
+
 @pytest.mark.parametrize("backend", ["cudnn", "pallas_tpu"])
 def test_a_run_that_was_trained_on_an_accelerator_predicts_here(predictor, trained, tmp_path, backend):
     shutil.copytree(trained, tmp_path / "run")
