@@ -49,7 +49,6 @@ class Row(NamedTuple):
 class _Folder:
     """An opened folder."""
 
-    path: Path
     name: str
     """Of the corpus in it."""
     splits: Mapping[str, int]
@@ -107,22 +106,18 @@ def load(config: CorpusConfig) -> Corpus:
       DslstmError: tensorflow-datasets is not installed.
     """
     _opened.cache_clear()  # the folder may have been made anew since
-    path = find_folder(corpus_root("records", config.root))
+    path = _find_folder(corpus_root("records", config.root))
     folder = _open(path)
     utterances = []
-    for position, (name, label, speaker, session, samples) in enumerate(_read_rows(folder)):
+    for position, (name, label, speaker, session, samples) in enumerate(_read_rows(path, folder.splits)):
         record = StoredExample(str(path), position, samples, folder.sample_rate)
         utterances.append(Utterance(str(path / name), label, speaker, session, record))
     corpus = make_corpus("records", folder.classes, utterances, f"{path} holds no example")
     return replace(corpus, name=folder.name)
 
 
-def find_folder(root: Path) -> Path:
-    """`root` itself or the one folder below it that holds records: at the deepest `root/NAME/CONFIG/VERSION`.
-
-    Raises:
-      CorpusError: there is none, or more than one.
-    """
+def _find_folder(root: Path) -> Path:
+    """`root` itself or the one folder below it that holds records: at the deepest `root/NAME/CONFIG/VERSION`."""
     if (root / INFO).is_file() and (root / FEATURES).is_file():
         return root
     found = sorted(
@@ -216,12 +211,7 @@ def _errors_of(folder: Path | str, position: int) -> Iterator[None]:
 
 
 def _open(path: Path) -> _Folder:
-    """Reads the metadata files and opens the shards.
-
-    Raises:
-      CorpusError: a file is missing or damaged, or the examples are of another kind.
-      DslstmError: tensorflow-datasets is not installed.
-    """
+    """Reads the metadata files and opens the shards."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     from dslstm_jax.data.tfds.waveform import Waveform, tfds
@@ -262,7 +252,6 @@ def _open(path: Path) -> _Folder:
         labels = tuple(_OUR_NAMES.get(name, name) for name in labels)
         classes = (*_CLASS_ORDER, *sorted(set(labels) - set(_CLASS_ORDER)))
     return _Folder(
-        path=path,
         name=info.name.removeprefix("dslstm_"),
         splits={name: split.num_examples for name, split in splits.items()},
         labels=labels,
@@ -293,17 +282,17 @@ def _replace_audio(described: Any) -> dict[str, int]:
     return rates
 
 
-def _read_rows(folder: _Folder) -> list[Row]:
+def _read_rows(path: Path, splits: Mapping[str, int]) -> list[Row]:
     """The lines of utterances.jsonl or, if there is none, what all examples say of themselves."""
-    file = folder.path / UTTERANCES
+    file = path / UTTERANCES
     if not file.is_file():
-        return list(scan(folder.path))
+        return list(scan(path))
     try:
         rows = [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, TypeError, ValueError) as error:
         raise CorpusError(f"{file}: damaged ({one_line(error)}); delete it") from error
-    if len(rows) != sum(folder.splits.values()):
-        raise CorpusError(f"{file}: {len(rows)} lines, {sum(folder.splits.values())} examples; delete it")
+    if len(rows) != sum(splits.values()):
+        raise CorpusError(f"{file}: {len(rows)} lines, {sum(splits.values())} examples; delete it")
     return rows
 
 

@@ -134,9 +134,8 @@ def _takes(config: SyntheticConfig) -> dict[str, tuple[int, str, int]]:
 def _write(config: SyntheticConfig, folder: Path) -> None:
     """Writes beside `folder` and renames at the end, so that nobody ever finds a part of it there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
-    ) as temporary:
+    hidden = f".{folder.name}-"
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=hidden, ignore_cleanup_errors=True) as temporary:
         unfinished = Path(temporary) / folder.name
         unfinished.mkdir()
         for name, take in _takes(config).items():

@@ -73,8 +73,9 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         **settings: Any,
     ) -> None:
         self._corpus = replace(corpus or CorpusConfig(), name=self.CORPUS)
-        self._sample_rate, self._longest = sample_rate, longest
-        self._sounds = sounds or partial(decode, sample_rate=sample_rate, longest=longest)
+        self._sample_rate = sample_rate
+        self._read = partial(read_sound, sample_rate=sample_rate, longest=longest)
+        self._sounds = sounds or partial(decode, read=self._read)
         self._beam = beam
         super().__init__(file_format=file_format, **settings)
 
@@ -115,8 +116,8 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             )
         import apache_beam
 
-        decode_one = partial(_decode_one, sample_rate=self._sample_rate, longest=self._longest)
-        return apache_beam.Create(list(named.items())) | apache_beam.Reshuffle() | apache_beam.FlatMap(decode_one)
+        decode_one = apache_beam.FlatMap(partial(_decode_one, read=self._read))
+        return apache_beam.Create(list(named.items())) | apache_beam.Reshuffle() | decode_one
 
     def _example_writer(self) -> Any:
         plain = super()._example_writer()
@@ -153,27 +154,22 @@ def name_utterances(corpus: Corpus, config: CorpusConfig) -> dict[str, Utterance
     return named
 
 
-def decode(utterances: Sequence[Utterance], sample_rate: int, longest: float = LONGEST) -> Iterator[Pcm]:
-    """The waveform of each utterance, decoded in threads.
-
-    Raises:
-      AudioError: a recording cannot be used.
-    """
+def decode(utterances: Sequence[Utterance], read: Callable[[Utterance], Pcm]) -> Iterator[Pcm]:
+    """The waveform of each utterance, read in threads."""
     with ThreadPoolExecutor(READING_THREADS) as pool:
         for start in range(0, len(utterances), CHUNK):  # not all at once, which would fill the memory
-            part = utterances[start : start + CHUNK]
-            yield from pool.map(partial(read_sound, sample_rate=sample_rate, longest=longest), part)
+            yield from pool.map(read, utterances[start : start + CHUNK])
 
 
 def read_sound(utterance: Utterance, sample_rate: int, longest: float) -> Pcm:
     return to_int16(read_utterance(utterance, sample_rate, longest))
 
 
-def _decode_one(row: tuple[str, Utterance], sample_rate: int, longest: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def _decode_one(row: tuple[str, Utterance], read: Callable[[Utterance], Pcm]) -> Iterator[tuple[str, dict[str, Any]]]:
     """One recording in a worker of Apache Beam; none if it cannot be used."""
     name, utterance = row
     with contextlib.suppress(AudioError):  # `prepare` finds and names those that are missing
-        yield name, _example(name, utterance, read_sound(utterance, sample_rate, longest))
+        yield name, _example(name, utterance, read(utterance))
 
 
 def _example(name: str, utterance: Utterance, sound: Pcm) -> dict[str, Any]:

@@ -21,16 +21,7 @@ from dslstm_jax.config import CorpusConfig
 from dslstm_jax.data.corpora import Utterance, load_corpus
 from dslstm_jax.data.corpora.records import UTTERANCES, scan
 from dslstm_jax.data.reading import READING_THREADS, file_stamp
-from dslstm_jax.data.tfds.builders import (
-    BUILDERS,
-    CHUNK,
-    LONGEST,
-    SAMPLE_RATE,
-    CorpusBuilder,
-    Pcm,
-    name_utterances,
-    read_sound,
-)
+from dslstm_jax.data.tfds.builders import BUILDERS, CHUNK, LONGEST, SAMPLE_RATE, Pcm, name_utterances, read_sound
 from dslstm_jax.data.tfds.waveform import tfds
 from dslstm_jax.errors import AudioError, ConfigError, CorpusError, DslstmError, RunError, first_three, one_line
 from dslstm_jax.util.files import flatten, make_folder, run_errors, to_json, whole_file, write_json, write_text
@@ -208,7 +199,7 @@ def _why(utterance: Utterance, sample_rate: int, longest: float) -> AudioError:
     return AudioError(f"{utterance.path}: Apache Beam's workers could not read it; can they see the file?")
 
 
-def _build(builder: CorpusBuilder, **download: Any) -> None:
+def _build(builder: Any, **download: Any) -> None:
     """download_and_prepare, whose messages would only repeat ours."""
     tfds.disable_progress_bar()
     try:
@@ -239,11 +230,7 @@ def _beam_settings(runner: str) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, made_of: Mapping[str, Any], named: Mapping[str, Utterance], on_error: str) -> int:
-    """Makes sure that a folder holds what would be made now; the number of its examples.
-
-    Raises:
-      CorpusError: naming the first difference.
-    """
+    """Makes sure that a folder holds what would be made now; the number of its examples."""
     mend = "delete it or give another --output"
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
