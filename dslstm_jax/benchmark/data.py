@@ -25,7 +25,7 @@ from dslstm_jax.reporting.benchmark import Report, Row
 from dslstm_jax.runs.state import TrainState
 from dslstm_jax.training.step import StepConfig, create_state, make_optimizer, train_step
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, Totals]]
+Step = Callable[[Batch], tuple[TrainState, Totals]]
 SECONDS = (2.5, 4.5)
 """Shortest and longest of the recordings, about RAVDESS's."""
 SPEAKERS = 4
@@ -44,10 +44,13 @@ def benchmark_data(config: Config, folder: Path) -> Report:
       folder: an empty one, which takes the recordings: noise, in three forms.
     """
     optimizer = make_optimizer(config.training, STEPS)
-    step = jax.jit(partial(train_step, config=StepConfig.of(config), optimizer=optimizer))
+    compiled = jax.jit(partial(train_step, config=StepConfig.of(config), optimizer=optimizer))
+    step = partial(compiled, create_state(config, 2, optimizer))
     loaders = {form: make_loader_of(corpus, config) for form, corpus in write_recordings(folder).items()}
-    alone, state = _step_alone(loaders["16 kHz WAV"], step, create_state(config, 2, optimizer))
-    rows = [_row(form, loader, step, state, alone) for form, loader in loaders.items()]
+    ready = list(loaders["16 kHz WAV"].batches((0, 0)))
+    jax.block_until_ready([step(batch) for batch in ready])  # compiles for every length
+    alone, _ = _time_steps([ready[0], *ready[:STEPS]], step)
+    rows = [_row(form, loader, step, alone) for form, loader in loaders.items()]
     size = f"{UTTERANCES} recordings of {SECONDS[0]} to {SECONDS[1]} s, batches of {config.training.batch_size}"
     notes = (
         f"{size}. `reading` is the pipeline alone (median of {EPOCHS} epochs), `step` the training step alone on "
@@ -84,25 +87,13 @@ def make_loader_of(corpus: CorpusConfig, config: Config) -> Loader:
     return make_loader(dataset, range(len(dataset.lengths)), from_files, config.training.batch_size)
 
 
-def _step_alone(loader: Loader, step: Step, state: TrainState) -> tuple[float, TrainState]:
-    """Seconds of a step when batches lie ready, once its programs are compiled; and the state after all steps."""
-    batches = list(islice(loader.batches((0, 0)), STEPS))
-    shapes = {batch.waveforms.shape: batch for batch in loader.batches((0, 0))}
-    for batch in shapes.values():
-        jax.block_until_ready(step(state, batch))
-    started = time.perf_counter()
-    for batch in batches:
-        state, _ = jax.block_until_ready(step(state, batch))
-    return (time.perf_counter() - started) / len(batches), state
-
-
-def _row(form: str, loader: Loader, step: Step, state: TrainState, alone: float) -> Row:
+def _row(form: str, loader: Loader, step: Step, alone: float) -> Row:
     def read() -> None:
         for _ in loader.batches((0, 0), place=lambda batch: batch):
             pass
 
     (reading,) = race([Contender("", read)], EPOCHS, limit=math.inf)
-    both, waited = _step_while_reading(islice(loader.batches((0, 0)), STEPS + 1), step, state)
+    both, waited = _time_steps(islice(loader.batches((0, 0)), STEPS + 1), step)
     return {
         "recordings": form,
         "utterances/s": len(loader.members) / reading.median,
@@ -116,15 +107,15 @@ def _row(form: str, loader: Loader, step: Step, state: TrainState, alone: float)
     }
 
 
-def _step_while_reading(batches: Iterable[Batch], step: Step, state: TrainState) -> tuple[float, float]:
-    """Seconds of a step with the batch before it to wait for, and how much of it was waiting.
+def _time_steps(batches: Iterable[Batch], step: Step) -> tuple[float, float]:
+    """Seconds of a step with its batch to wait for, and how much of it was waiting.
 
     The first batch is not counted: there is nothing yet that it could be read beside.
     """
     waits, ends = [], [time.perf_counter()]
     for batch in batches:
         waits.append(time.perf_counter() - ends[-1])
-        state, _ = jax.block_until_ready(step(state, batch))
+        jax.block_until_ready(step(batch))
         ends.append(time.perf_counter())
     count = len(waits) - 1
     return (ends[-1] - ends[1]) / count, sum(waits[1:]) / count

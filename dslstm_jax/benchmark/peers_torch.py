@@ -135,7 +135,7 @@ class Block(nn.Module):
         return functional.max_pool2d(torch.relu(self.batch(self.cnn(x))), 2)
 
 
-class Blocks(nn.Module):
+class Blocks(nn.Sequential):
     """The CNN over one spectrogram."""
 
     def __init__(self, channels: Sequence[int], kernel: tuple[int, int]) -> None:
@@ -145,9 +145,7 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, F, T] to [B, U, D], channel-major."""
-        for block in self.children():
-            x = block(x)
-        return x.flatten(1, 2).transpose(1, 2)
+        return super().forward(x).flatten(1, 2).transpose(1, 2)
 
 
 class Recognizer(nn.Module):

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -176,16 +175,8 @@ def trace_train_step(
     """
     optimizer = make_optimizer(config.training, steps_per_epoch=1)
     variables = variable_shapes(config.recognizer, classes)
-    shape = jax.ShapeDtypeStruct
-    step: Any = shape((), jnp.int32)
-    state = TrainState(step, variables, jax.eval_shape(optimizer.init, variables["params"]))
-    count = partial(shape, (rows,))
-    batch = Batch(
-        waveforms=shape((rows, samples), jnp.float32),
-        lengths=count(jnp.int32),
-        labels=count(jnp.int32),
-        weights=count(jnp.float32),
-        examples=count(jnp.int32),
-    )
-    train_step = parallel.train_step(config, optimizer)
-    return train_step.trace(state, batch, shape((), jnp.uint32))
+    shape: Any = jax.ShapeDtypeStruct
+    state = TrainState(shape((), jnp.int32), variables, jax.eval_shape(optimizer.init, variables["params"]))
+    numbers = shape((rows,), jnp.int32)
+    batch = Batch(shape((rows, samples), jnp.float32), numbers, numbers, shape((rows,), jnp.float32), numbers)
+    return parallel.train_step(config, optimizer).trace(state, batch, shape((), jnp.uint32))

@@ -71,17 +71,13 @@ def benchmark_recurrence(sweep: SweepConfig, repeats: int) -> Report:
         for cell, dtype, time, batch, hidden, layers, passes in cases:
             inputs = [noise(batch, time, width) for width in WIDTHS[cell]]
             model = ModelConfig(hidden=hidden, layers=layers, dtype=dtype)
-            ours: list[Contender] = []
-            operations = None
+            ours = []
             for backend in backends if cell == "lstm" else SweepConfig().backend:
                 variant = replace(model, lstm_backend=backend)
                 shown = {"backend": backend} if "backend" in swept else {}
                 ours.append(replace(our_contender(inputs, variant, passes), options=shown))
-                if backend == "scan" and ours[-1].program:
-                    operations = ours[-1].program.operations
-            if operations is None:
-                function, arguments = our_program(inputs, model, passes)
-                operations = count_operations(function.lower(*arguments))
+            function, arguments = our_program(inputs, model, passes)  # of the scan, whose operations all show
+            operations = count_operations(function.lower(*arguments))
             find_peers: Callable[..., list[Contender]] = lstm_peers if cell == "lstm" else ds_lstm_peers
             contenders = [*ours, *find_peers(*inputs, hidden, layers, passes, dtype)]
             sizes = {"batch": batch, "time": time, "hidden": hidden, "layers": layers}

@@ -6,6 +6,7 @@ Nothing here is measured.
 import importlib.util
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import jax
@@ -106,15 +107,7 @@ def compute_seconds(accelerator: Accelerator, work: Work) -> float:
 
 
 def step_row(accelerator: Accelerator, work: Work, scaling: str, batch: int, chips: int) -> Row:
-    """The row of the table for `chips` chips.
-
-    Args:
-      accelerator: the chip.
-      work: a step's.
-      scaling: strong, a batch for all chips together; or weak, a batch a chip.
-      batch: utterances.
-      chips: how many.
-    """
+    """The row of the table for `chips` chips: strong scaling is a batch for all together, weak a batch a chip."""
     rows = batch / chips if scaling == "strong" else batch
     compute = compute_seconds(accelerator, work.with_rows(rows))
     statistics, others = (
@@ -180,15 +173,14 @@ def read_work(config: Config) -> Work:
     for_accelerators = list(runs(traced.lower(lowering_platforms=("tpu",)).as_text(dialect="hlo")))
     compiled = traced.lower(lowering_platforms=("tpu" if compiler != "CPU" else "cpu",)).compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    statistics: list[tuple[int, int]] = []
-    others: list[tuple[int, int]] = []
+    reduced: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     program = list(runs(compiled.as_text()))
     for run in all_reduces(program):
-        sizes = {False: 0, True: 0}  # a compiler may join statistics and gradients
+        sizes: Counter[bool] = Counter()  # a compiler may join statistics and gradients
         for part in outputs(run.instruction, program):
             sizes["Recognizer" in (part.operation or run.instruction.operation)] += part.bytes
-        statistics += [(sizes[True], run.times)] if sizes[True] else []
-        others += [(sizes[False], run.times)] if sizes[False] else []
+        for of_statistics, size in sizes.items():
+            reduced[of_statistics].append((size, run.times))
     running = variable_shapes(config.recognizer, CLASSES).get("batch_stats", {})
     return Work(
         compiler=compiler,
@@ -197,8 +189,8 @@ def read_work(config: Config) -> Work:
         fixed_bytes=memory.argument_size_in_bytes + memory.output_size_in_bytes,
         bytes=costs["bytes accessed"],
         passes=sum(run.times * run.trips for run in for_accelerators),
-        statistics=tuple(statistics),
-        others=tuple(others),
+        statistics=tuple(reduced[True]),
+        others=tuple(reduced[False]),
         running_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(running)),
     )
 

@@ -9,14 +9,7 @@ import numpy as np
 import optax
 
 from dslstm_jax.benchmark.features import read_waveforms
-from dslstm_jax.benchmark.measure import (
-    CompiledProgram,
-    Contender,
-    compare_timings,
-    compile_program,
-    measuring_notes,
-    race,
-)
+from dslstm_jax.benchmark.measure import Contender, compare_timings, compile_program, measuring_notes, race
 from dslstm_jax.benchmark.peers import Twin, has_twin
 from dslstm_jax.config import Config
 from dslstm_jax.data.batches import Batch, pad_waveforms
@@ -65,15 +58,15 @@ def benchmark_train(config: Config, repeats: int) -> Report:
     return Report("train", (*notes, *measuring_notes(config.model.dtype)), found)
 
 
-class _Stepper:
-    """A step that uses up the state it is given, and so goes on from where the last call ended."""
+def _contender(name: str, step: Any, state: TrainState, *others: Any) -> Contender:
+    """A step uses up the state it is given, so that each call goes on from where the last one ended."""
+    program, states = compile_program(step, state, *others), [state]
 
-    def __init__(self, program: CompiledProgram, state: Any, *others: Any) -> None:
-        self.program, self.state, self.others = program, state, others
+    def call() -> Any:
+        states[0], said = program.run(states[0], *others)
+        return states[0], said
 
-    def __call__(self) -> Any:
-        self.state, said = self.program.run(self.state, *self.others)
-        return self.state, said
+    return Contender(name, call, program)
 
 
 def _whole_step(config: Config, batch: Batch) -> Contender:
@@ -82,10 +75,8 @@ def _whole_step(config: Config, batch: Batch) -> Contender:
         parallel = make_parallel(ParallelConfig(mode="single"))
     optimizer = make_optimizer(config.training, steps_per_epoch=1000)
     state = parallel.spread(create_state(config, CLASSES, optimizer))
-    placed = parallel.place(batch)
-    others = placed, np.uint32(config.training.seed)
-    program = compile_program(parallel.train_step(config, optimizer), state, *others)
-    return Contender("dslstm_jax", _Stepper(program, state, *others), program)
+    step = parallel.train_step(config, optimizer)
+    return _contender("dslstm_jax", step, state, parallel.place(batch), np.uint32(config.training.seed))
 
 
 def _network_step(config: Config, batch: Batch) -> Contender:
@@ -108,5 +99,4 @@ def _network_step(config: Config, batch: Batch) -> Contender:
         return TrainState(state.step + 1, variables, optimizer_state), loss
 
     state = create_state(config, CLASSES, optimizer)
-    program = compile_program(jax.jit(step, donate_argnums=0), state, features)
-    return Contender("dslstm_jax, features ready", _Stepper(program, state, features), program)
+    return _contender("dslstm_jax, features ready", jax.jit(step, donate_argnums=0), state, features)

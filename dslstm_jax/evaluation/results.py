@@ -96,11 +96,9 @@ class Predictions:
     def beside(self, others: Sequence["Predictions"]) -> "Predictions":
         """The seeds of others, whose utterances are the same in the same order, after these."""
         several = [self, *others]
-        return replace(
-            self,
-            probabilities=np.concatenate([each.probabilities for each in several]),
-            temperatures=np.concatenate([each.temperatures for each in several]),
-        )
+        probabilities = np.concatenate([each.probabilities for each in several])
+        temperatures = np.concatenate([each.temperatures for each in several])
+        return replace(self, probabilities=probabilities, temperatures=temperatures)
 
     @property
     def calibrated(self) -> "Predictions":
@@ -131,15 +129,8 @@ class Predictions:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {
-            "paths": list(self.paths),
-            "speakers": list(self.speakers),
-            "corpora": list(self.corpora),
-            "folds": self.folds.tolist(),
-            "truths": [self.labels[truth] for truth in self.truths],
-            "probabilities": self.probabilities.tolist(),
-            "temperatures": self.temperatures.tolist(),
-        }
+        values = {name: np.asarray(value).tolist() for name, value in vars(self).items() if name != "labels"}
+        return values | {"truths": [self.labels[truth] for truth in self.truths]}
 
     @classmethod
     def from_dict(cls, labels: Sequence[str], values: Mapping[str, Any]) -> "Predictions":
@@ -287,8 +278,7 @@ def _figure(metric: Callable[[Matrix], Any], predictions: Predictions) -> dict[s
         "deviation_of_seeds": _deviation(values.mean(axis=0)),
         "pooled": float(metric(predictions.matrices.sum(axis=0)).mean()),
         "intervals": {
-            unit: list(interval(bootstrap(of_units, metric).mean(axis=1)))
-            for unit, of_units in predictions.units.items()
+            unit: list(interval(bootstrap(found, metric).mean(axis=1))) for unit, found in predictions.units.items()
         },
     }
 

@@ -126,19 +126,18 @@ def _draw_lines(figure: "Figure", rows: Sequence[Row]) -> None:
     along = max(numbers, key=lambda name: len(values[name]))
     down = [name for name in values if name not in numbers]
     across = [name for name in numbers if name != along and len(values[name]) > 1]
-    lines: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    lines: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        lines.setdefault((_named(row, down), _named(row, across)), {}).setdefault(_contender(row), []).append(row)
-    downs, acrosses = (list(dict.fromkeys(key[place] for key in lines)) for place in (0, 1))
+        lines.setdefault((_contender(row), _named(row, down), _named(row, across)), []).append(row)
+    names, downs, acrosses = (list(dict.fromkeys(found)) for found in zip(*lines, strict=True))
     figure.set_size_inches(2 + 2.2 * len(acrosses), 1.5 + 2.2 * len(downs))
     axes = figure.subplots(len(downs), len(acrosses), squeeze=False, sharex=True, sharey="row")
-    styles = _line_styles(list(dict.fromkeys(name for found in lines.values() for name in found)))
-    handles: dict[str, Any] = {}
-    for (named_down, named_across), found in lines.items():
+    styles, handles = _line_styles(names), {}
+    for (name, named_down, named_across), points in lines.items():
         panel = axes[downs.index(named_down)][acrosses.index(named_across)]
-        for name, points in found.items():
-            times, places = [point["median ms"] for point in points], [point[along] for point in points]
-            (handles[name],) = panel.plot(places, times, ms=4, **styles[name])
+        times, places = [point["median ms"] for point in points], [point[along] for point in points]
+        (handles[name],) = panel.plot(places, times, ms=4, **styles[name])
+    for panel in axes.flat:
         panel.set(xscale="log", yscale="log")
         panel.set_xticks(values[along], map(str, values[along]), minor=False)
         panel.set_xticks([], minor=True)
