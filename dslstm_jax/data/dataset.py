@@ -42,11 +42,17 @@ def make_dataset(
     measured = measure(
         corpus.utterances, config.features.sample_rate, config.data.longest, config.features.trim, done=done
     )
-    errors = [length for length in measured if isinstance(length, AudioError)]
-    for error in errors:
-        report(error)
-    if errors:
-        corpus = _leave_out(corpus, measured, errors, config.data.on_error)
+    if errors := [length for length in measured if isinstance(length, AudioError)]:
+        for error in errors:
+            report(error)
+        count = f"{len(errors)} of {len(corpus.utterances)} recordings cannot be used"
+        if config.data.on_error == "stop":
+            raise CorpusError(f"{count}; mend or remove them, or leave them out with --data.on-error skip")
+        pairs = zip(corpus.utterances, measured, strict=True)
+        corpus = replace(corpus, utterances=tuple(one for one, length in pairs if isinstance(length, int)))
+        for label, left in corpus.counts().items():
+            if left == 0:
+                raise CorpusError(f"{count}, and without them no {label!r} is left; mend them")
         split = _deal(corpus, config)
     return Dataset(corpus, tuple(length for length in measured if isinstance(length, int)), split)
 
@@ -55,16 +61,3 @@ def _deal(corpus: Corpus, config: Config) -> Split:
     split = config.split
     folds = make_folds(corpus.utterances, split.protocol, split.seed, validation=split.validation)
     return choose_fold(folds, split.fold)
-
-
-def _leave_out(corpus: Corpus, measured: list[int | AudioError], errors: list[AudioError], on_error: str) -> Corpus:
-    """The corpus without the recordings that cannot be used, where data.on_error allows it."""
-    count = f"{len(errors)} of {len(corpus.utterances)} recordings cannot be used"
-    if on_error == "stop":
-        raise CorpusError(f"{count}; mend or remove them, or leave them out with --data.on-error skip")
-    pairs = zip(corpus.utterances, measured, strict=True)
-    usable = replace(corpus, utterances=tuple(utterance for utterance, length in pairs if isinstance(length, int)))
-    for label, left in usable.counts().items():
-        if left == 0:
-            raise CorpusError(f"{count}, and without them no {label!r} is left; mend them")
-    return usable

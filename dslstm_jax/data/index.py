@@ -1,7 +1,6 @@
 """How many samples every recording has, found by decoding it once and remembered from run to run."""
 
 import contextlib
-import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,8 @@ _KEEP_EVERY = 500
 _TABLE = """CREATE TABLE IF NOT EXISTS trimmed_recordings
 (path BLOB, bytes INTEGER, modified INTEGER, sample_rate INTEGER, rule TEXT, samples INTEGER, trimmed INTEGER,
 PRIMARY KEY (path, sample_rate, rule))"""
+_QUERY = """SELECT samples, trimmed FROM trimmed_recordings
+WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ? AND rule = ?"""
 
 
 def measure(
@@ -61,9 +62,11 @@ def measure(
     with _open(cache or platformdirs.user_cache_path("dslstm_jax")) as index:
         keys = [_key(utterance, sample_rate, trim) for utterance in utterances]
         for place, (utterance, key) in enumerate(zip(utterances, keys, strict=True)):
-            samples, trimmed = _known(index, utterance, key, sample_rate, trim)
-            if samples <= longest * sample_rate:  # else it is decoded again, for the words of the error
-                found[place] = trimmed
+            known = key and index.execute(_QUERY, key).fetchone()
+            if (record := utterance.record) and not trim and record.sample_rate == sample_rate:
+                known = record.samples, record.samples
+            if known and known[0] <= longest * sample_rate:  # else it is decoded again, for the words of the error
+                found[place] = known[1]
                 done()
         unknown = [place for place in range(len(utterances)) if place not in found]
         learned: list[tuple[Any, ...]] = []
@@ -85,17 +88,6 @@ def _key(utterance: Utterance, sample_rate: int, trim: float) -> tuple[Any, ...]
     stamp = None if utterance.record else file_stamp(utterance.path)
     path = os.fsencode(os.path.abspath(utterance.path))  # noqa: PTH100 (links stay)
     return stamp and (path, *stamp, sample_rate, trimming_rule(trim))
-
-
-def _known(
-    index: sqlite3.Connection, utterance: Utterance, key: tuple[Any, ...] | None, sample_rate: int, trim: float
-) -> tuple[float, int]:
-    """The samples of a recording, and those that trimming leaves; infinitely many if they must be counted."""
-    if (record := utterance.record) and not trim and record.sample_rate == sample_rate:
-        return record.samples, record.samples
-    query = """SELECT samples, trimmed FROM trimmed_recordings
-        WHERE path = ? AND bytes = ? AND modified = ? AND sample_rate = ? AND rule = ?"""
-    return (key and index.execute(query, key).fetchone()) or (math.inf, 0)
 
 
 def _keep(index: sqlite3.Connection, learned: Sequence[tuple[Any, ...]]) -> None:

@@ -15,9 +15,6 @@ from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.reading import READING_THREADS, read_utterance
 from dslstm_jax.errors import ConfigError
 
-PREFETCH = 2
-"""Batches that lie ready on the device."""
-
 
 @dataclass(frozen=True)
 class Loader:
@@ -97,7 +94,8 @@ class Loader:
 
         threads = grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=READING_THREADS)
         read_ahead = grain.MapDataset.source(self.plan(shuffle)[start:]).map(read).to_iter_dataset(threads)
-        return grain.experimental.ThreadPrefetchIterDataset(read_ahead.map(place), prefetch_buffer_size=PREFETCH)
+        # two batches lie ready on the device
+        return grain.experimental.ThreadPrefetchIterDataset(read_ahead.map(place), prefetch_buffer_size=2)
 
 
 def make_loader(
@@ -128,13 +126,7 @@ def make_loader(
     if balanced:
         labels = [corpus.labels.index(corpus.utterances[member].label) for member in members]
         weights = balanced_weights(labels, len(corpus.labels))
+    features, from_files = config.features, config.data.keep == "files"
     return Loader(
-        dataset,
-        tuple(members),
-        batch_size,
-        padded_lengths,
-        config.features.sample_rate,
-        config.features.trim,
-        weights,
-        read_waveforms=config.data.keep == "files",
+        dataset, tuple(members), batch_size, padded_lengths, features.sample_rate, features.trim, weights, from_files
     )

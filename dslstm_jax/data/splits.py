@@ -3,7 +3,6 @@
 Which utterances end up together depends on the set of utterances and the seed, never on the order they come in.
 """
 
-import difflib
 import json
 import math
 import random
@@ -14,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dslstm_jax.data.corpora.base import Utterance
+from dslstm_jax.data.corpora.base import Utterance, nearest
 from dslstm_jax.errors import CorpusError, first_three
 
 SIDES: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 _ONE_OUT = ("speaker", "session", "corpus")
 """Of which one is left out."""
-_OTHERS = 5
-"""Into how many groups the speakers of the other corpora are dealt; the first of them validates."""
+_INSTEAD = {"speaker": "random5", "session": "speaker5"}
+"""The protocol that fewer groups are enough for."""
 _FOLD_FILES = Path(__file__).with_name("fold_files")
 
 
@@ -58,7 +57,11 @@ def make_folds(utterances: Sequence[Utterance], protocol: str, seed: int, *, val
         cannot be split so; the message says what to do instead.
     """
     kind, folds = _parse(protocol)
-    _check_listing(utterances)
+    if not utterances:
+        raise CorpusError("the corpus has no utterances to split")
+    path, times = Counter(utterance.path for utterance in utterances).most_common(1)[0]
+    if times > 1:  # else a recording could be trained on and tested on
+        raise CorpusError(f"{path} is listed {times} times; list each recording once")
     unit = kind if kind == "session" else "speaker"
     mend = ""
     if kind == "random":
@@ -146,9 +149,9 @@ def _parse(protocol: str) -> tuple[str, int]:
     if not parts:
         number = re.search(r"[0-9]+$", protocol)
         known = [f"{kind}{number[0] if number else 5}" for kind in ("speaker", "random")] + list(_ONE_OUT)
-        near = difflib.get_close_matches(protocol, known + shipped, n=1)
+        near = nearest(protocol, known + shipped)
         raise CorpusError(
-            f"--split.protocol {protocol}: unknown{f'; did you mean {near[0]}?' if near else ';'} "
+            f"--split.protocol {protocol}: unknown{f'; did you mean {near}?' if near else ';'} "
             "There are speakerK (such as speaker5), speaker, session, corpus and randomK (such as random5), "
             f"and fold files: FILE.json, or by name {', '.join(shipped)}"
         )
@@ -160,36 +163,26 @@ def _parse(protocol: str) -> tuple[str, int]:
     return parts[1], int(parts[2])
 
 
-def _check_listing(utterances: Sequence[Utterance]) -> None:
-    if not utterances:
-        raise CorpusError("the corpus has no utterances to split")
-    path, times = Counter(utterance.path for utterance in utterances).most_common(1)[0]
-    if times > 1:  # else a recording could be trained on and tested on
-        raise CorpusError(f"{path} is listed {times} times; list each recording once")
-
-
 def _check_counts(utterances: Sequence[Utterance], protocol: str, least: int) -> None:
     """Names the rarest label if it has fewer than `least` utterances."""
     counts = Counter(utterance.label for utterance in utterances)
     label, count = min(counts.items(), key=lambda item: (item[1], item[0]))
     if count < least:
         fewer = f"use --split.protocol random{count}, " if count >= 3 else ""
-        found = f"{count} utterance" + ("s" if count > 1 else "")
         raise CorpusError(
-            f"label {label!r} has {found}; {protocol} needs at least {least} of each label: "
-            f"{fewer}add more of it or leave the label out"
+            f"label {label!r} has {count} utterance{'s' if count > 1 else ''}; {protocol} needs at least {least} of "
+            f"each label: {fewer}add more of it or leave the label out"
         )
 
 
 def _members(utterances: Sequence[Utterance], kind: str) -> dict[str, list[int]]:
     """Indices of the utterances of each speaker or session."""
-    other = "random5" if kind == "speaker" else "speaker5"
     members = defaultdict(list)
     for index, utterance in enumerate(utterances):
-        name = utterance.speaker if kind == "speaker" else utterance.session
+        name = getattr(utterance, kind)
         if not name:
             raise CorpusError(
-                f"{utterance.path} has no {kind}; use --split.protocol {other} or name the {kind} column "
+                f"{utterance.path} has no {kind}; use --split.protocol {_INSTEAD[kind]} or name the {kind} column "
                 f"(--corpus.columns {kind}=NAME)"
             )
         members[name].append(index)
@@ -201,8 +194,7 @@ def _check_groups(members: dict[str, list[int]], kind: str, protocol: str, folds
     if len(members) < 3:
         found = f"{_number(len(members), kind)} ({', '.join(sorted(members))})"
         split = "a speaker-disjoint split" if kind == "speaker" else "leaving one session out"
-        other = "random5" if kind == "speaker" else "speaker5"
-        raise CorpusError(f"corpus has {found}: {split} needs at least three; use --split.protocol {other}")
+        raise CorpusError(f"corpus has {found}: {split} needs at least three; use --split.protocol {_INSTEAD[kind]}")
     if len(members) < folds:
         raise CorpusError(
             f"corpus has {len(members)} {kind}s, too few for the {folds} folds of {protocol}; "
@@ -261,8 +253,8 @@ def _leave_corpora_out(utterances: Sequence[Utterance], members: dict[str, list[
                 "validate while others train; use --split.protocol speaker5"
             )
         tested = [index for index, utterance in enumerate(utterances) if utterance.corpus == corpus]
-        dealt = _deal_speakers(utterances, others, min(_OTHERS, len(others)), seed)
-        splits.append(_split([tested, *dealt], test=0))
+        fifths = _deal_speakers(utterances, others, min(5, len(others)), seed)  # the first of them validates
+        splits.append(_rotate([tested, *fifths])[0])
     return splits
 
 
@@ -284,13 +276,13 @@ def _shuffled(items: Iterable[Any], seed: int, key: Any = None) -> list[Any]:
 
 
 def _rotate(groups: Sequence[Sequence[int]]) -> list[Split]:
-    return [_split(groups, test) for test in range(len(groups))]
-
-
-def _split(groups: Sequence[Sequence[int]], test: int) -> Split:
-    validation = (test + 1) % len(groups)
-    train = [index for k, group in enumerate(groups) if k not in (test, validation) for index in group]
-    return Split(tuple(sorted(train)), tuple(sorted(groups[validation])), tuple(sorted(groups[test])))
+    """In fold k group k is the test, group k + 1 validation, the rest train."""
+    splits = []
+    for test in range(len(groups)):
+        validation = (test + 1) % len(groups)
+        train = [index for k, group in enumerate(groups) if k not in (test, validation) for index in group]
+        splits.append(Split(*(tuple(sorted(side)) for side in (train, groups[validation], groups[test]))))
+    return splits
 
 
 def _shipped() -> list[str]:
@@ -328,8 +320,8 @@ def _read_fold_file(protocol: str) -> list[dict[str, list[str]]]:
 
 def _splits_of_file(members: dict[str, list[int]], protocol: str) -> list[Split]:
     """Gives each speaker's utterances to the side that the fold file names, or to training."""
-
-    def split(number: int, fold: dict[str, list[str]]) -> Split:
+    splits = []
+    for number, fold in enumerate(_read_fold_file(protocol)):
         where = f"--split.protocol {protocol}: fold {number}"
         named = Counter(fold["test"] + fold["validation"])
         for name, times in named.items():
@@ -344,9 +336,9 @@ def _splits_of_file(members: dict[str, list[int]], protocol: str) -> list[Split]
         if not members.keys() - named:
             raise CorpusError(f"{where} leaves no speaker to train; name fewer in test and validation")
         sides = fold | {"train": members.keys() - named}
-        return Split(*(tuple(sorted(index for name in sides[side] for index in members[name])) for side in SIDES))
-
-    return [split(number, fold) for number, fold in enumerate(_read_fold_file(protocol))]
+        parts = (sorted(index for name in sides[side] for index in members[name]) for side in SIDES)
+        splits.append(Split(*map(tuple, parts)))
+    return splits
 
 
 def _check_training_labels(utterances: Sequence[Utterance], split: Split, kind: str, fold: str, mend: str) -> None:

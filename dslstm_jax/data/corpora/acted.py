@@ -61,7 +61,9 @@ CREMA_D = ActedCorpus(
 EMODB = ActedCorpus(
     "emodb",
     About(
-        "free for research", "TU Berlin's EmoDB site (Burkhardt et al., 2005)", "the folder with wav/, or wav itself"
+        license="free for research",
+        source="TU Berlin's EmoDB site (Burkhardt et al., 2005)",
+        root="the folder with wav/, or wav itself",
     ),
     folder="wav",
     path=r"(?P<speaker>\d\d)[ab]\d\d(?P<emotion>[FNWTLEA])[a-z]\.wav",
@@ -72,7 +74,11 @@ EMODB = ActedCorpus(
 # Livingstone and Russo, PLoS ONE 2018; the speech without songs and video: 24 actors
 RAVDESS = ActedCorpus(
     "ravdess",
-    About("CC BY-NC-SA 4.0", "zenodo.org/records/1188976", "the folder with Actor_01/ to Actor_24/"),
+    About(
+        license="CC BY-NC-SA 4.0",
+        source="zenodo.org/records/1188976",
+        root="the folder with Actor_01/ to Actor_24/",
+    ),
     folder="",
     # modality (03: audio only), channel (01: speech), emotion, intensity, statement, repetition, actor
     path=r"Actor_.*/03-01-(?P<emotion>0[1-8])-\d\d-\d\d-\d\d-(?P<speaker>\d\d)\.wav",

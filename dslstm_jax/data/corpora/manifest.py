@@ -123,8 +123,8 @@ def _check_columns(manifest: Path, columns: list[str], named: dict[str, str]) ->
         count = columns.count(name)
         if count > 1 or (count == 0 and (column in ("path", "label") or name != column)):
             fault = f"{count} columns" if count else "no column"
-            flag = f"--corpus.columns {column}=NAME"
-            raise CorpusError(f"{manifest}: {fault} {name!r} ({flag}); it has: {', '.join(columns) or 'nothing'}")
+            there = ", ".join(columns) or "nothing"
+            raise CorpusError(f"{manifest}: {fault} {name!r} (--corpus.columns {column}=NAME); it has: {there}")
 
 
 def _cell(where: str, row: dict[str | Any, str | Any], column: str, text: bool = True) -> str:

@@ -15,8 +15,6 @@ try:
 except ImportError as error:
     raise DslstmError('records need tensorflow-datasets: pip install "dslstm-jax[records]"') from error
 
-__all__ = ["Waveform", "tfds", "to_int16"]
-
 
 class Waveform(tfds.features.Tensor):
     """Mono 16-bit samples [N] at a known rate, stored as they are: two bytes each.
