@@ -176,7 +176,7 @@ def test_bfloat16_sequences_keep_weights_and_states_in_float32():
     np.testing.assert_allclose(outputs.astype(float), precise, atol=0.02)
     for leaf in jax.tree.leaves(final) + jax.tree.leaves(found):
         assert leaf.dtype == jnp.float32
-        assert (leaf != leaf.astype(jnp.bfloat16)).any(), "rounded to bfloat16 on the way"
+        assert (leaf != leaf.astype(jnp.bfloat16).astype(leaf.dtype)).any(), "rounded to bfloat16 on the way"
     for name, leaf in found.items():
         np.testing.assert_allclose(leaf, expected[name], atol=0.05 * np.abs(expected[name]).max(), err_msg=name)
 

@@ -88,7 +88,7 @@ def test_bfloat16_rounds_where_the_scan_does():
     assert outputs.dtype == jnp.bfloat16
     for leaf in jax.tree.leaves((final, found)):
         assert leaf.dtype == jnp.float32
-        assert (leaf != leaf.astype(jnp.bfloat16)).any(), "rounded to bfloat16 on the way"
+        assert (leaf != leaf.astype(jnp.bfloat16).astype(leaf.dtype)).any(), "rounded to bfloat16 on the way"
     expected = gradient("scan", weights)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), (found, (outputs, final)), expected)
 
