@@ -1,7 +1,6 @@
 """Waveforms to features, beside librosa and openSMILE; and how their cost grows with the length of a recording."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -77,15 +76,22 @@ def our_contender(waveforms: Sequence[np.ndarray], config: Config, batch_size: i
     )
     plan = plan_epoch(range(len(waveforms)), lengths, batch_size, padded)
     compute = jax.jit(partial(features_for, config=config.recognizer))
-    batches = [([waveforms[member] for member in batch.members], batch_size, batch.length) for batch in plan]
     programs = {
-        batch.length: compile_program(compute, *pad_waveforms([], batch_size, batch.length)) for batch in plan
+        length: compile_program(compute, *pad_waveforms([], batch_size, length))
+        for length in dict.fromkeys(batch.length for batch in plan)
     }
-    each = [programs[batch.length] for batch in plan]
-    whole = CompiledProgram.together(each)
-    sound = sum(lengths) / sum(batch_size * batch.length for batch in plan)
 
     def call() -> list[object]:
-        return [program.run(*pad_waveforms(*batch)) for program, batch in zip(each, batches, strict=True)]
+        batches = [([waveforms[member] for member in batch.members], batch_size, batch.length) for batch in plan]
+        return [programs[batch[2]].run(*pad_waveforms(*batch)) for batch in batches]
 
-    return Contender("dslstm_jax", call, replace(whole, operations=sound * whole.operations))
+    each = [programs[batch.length] for batch in plan]
+    sound = sum(lengths) / sum(batch_size * batch.length for batch in plan)
+    whole = CompiledProgram(
+        call,
+        compile_seconds=sum(program.compile_seconds for program in programs.values()),
+        operations=sound * sum(program.operations for program in each),
+        traffic=sum(program.traffic for program in each),
+        memory=max(program.memory for program in each),
+    )
+    return Contender("dslstm_jax", call, whole)

@@ -55,18 +55,6 @@ class CompiledProgram:
     memory: float
     """Bytes of arguments, outputs and temporaries, at their peak."""
 
-    @classmethod
-    def together(cls, programs: Sequence[Self]) -> Self:
-        """What one call of each takes, one after the other; a program may stand there several times."""
-        different = {id(program): program for program in programs}.values()
-        return cls(
-            lambda *_: None,
-            sum(program.compile_seconds for program in different),
-            sum(program.operations for program in programs),
-            sum(program.traffic for program in programs),
-            max(program.memory for program in programs),
-        )
-
 
 def compile_program(function: Callable[..., Any], *arguments: Any) -> CompiledProgram:
     """Compiles what `jax.jit` or `jax.pmap` gave, for arguments like these."""

@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import product
 
 import jax
 
@@ -144,9 +145,7 @@ def benchmark_scaling(config: Config) -> Report:
     work, batch = read_work(config), config.training.batch_size
     rows = [
         step_row(accelerator, work, scaling, batch, chips)
-        for accelerator in (V5E, H100)
-        for scaling in ("strong", "weak")
-        for chips in CHIPS
+        for accelerator, scaling, chips in product((V5E, H100), ("strong", "weak"), CHIPS)
         if scaling == "weak" or chips <= batch
     ]
     return Report("scaling", _notes(work), rows)

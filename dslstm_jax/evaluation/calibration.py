@@ -16,8 +16,6 @@ from dslstm_jax.util.files import write_json
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures that are looked for."""
-_SMALLEST = float(np.finfo(np.float32).tiny)
-"""What a probability of 0 is taken for."""
 
 
 def with_temperature(
@@ -96,4 +94,5 @@ def calibrate(run: RunFolder, dataset: Dataset, parallel: Parallel) -> float | N
 
 
 def _log(probabilities: Float[np.ndarray, "*N C"]) -> Float[np.ndarray, "*N C"]:
-    return np.log(np.maximum(np.asarray(probabilities, np.float64), _SMALLEST))
+    """Finite: a probability of 0 is taken for the smallest that float32 has."""
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), np.finfo(np.float32).tiny))

@@ -90,20 +90,15 @@ def crossvalidate(
     console: Console,
     tested: Callable[[RunFolder, Dataset, Evaluation], None] = lambda *_: None,
 ) -> dict[str, Any] | Unfinished:
-    """Trains and tests every fold of config.split.protocol under every seed.
+    """What `dslstm_jax.crossval` does with a dataset.
 
     `path`/fold0_seed0 and so on are run folders as `dslstm train` makes them. Finished ones are left as they are, and
     half-done ones gone on with.
 
     Args:
       path: the folder of the cross-validation.
-      config: of all runs; split.fold plays no part, training.seed is the first of the seeds.
+      config, seeds, resume, vmap, shard: as there.
       dataset: of config, all its recordings measured; its split plays no part.
-      seeds: how many there are.
-      resume: go on in a folder that holds a part of it.
-      vmap: train all runs at once, in one program on one device.
-      shard: (1, 4) trains the first of four shares of the runs; other processes, over the same folder, train the
-        rest, and the one that ends last reports.
       parallel: the devices.
       console: where the progress goes.
       tested: called with each run, its dataset and its test, in the one process that may write.

@@ -58,11 +58,8 @@ class Throughput:
 
     def describe(self) -> str:
         """One line."""
-        speed = self.utterances / self.seconds
-        return (
-            f"{self.mode}: {self.utterances} utterances learned from in {self.seconds:.1f} s, "
-            f"{speed:.1f} utterances/s over all runs"
-        )
+        learned = f"{self.mode}: {self.utterances} utterances learned from in {self.seconds:.1f} s"
+        return f"{learned}, {self.utterances / self.seconds:.1f} utterances/s over all runs"
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,19 +64,21 @@ def _count(state: StateDict, pattern: str) -> int:
     return number
 
 
-def _linear(state: StateDict, name: str) -> Tree:
-    return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
+def _take(state: StateDict, name: str, **names: str) -> Tree:
+    """Tensors under our names. Theirs have their axes the other way round."""
+    return {ours: state[f"{name}.{theirs}"].T for ours, theirs in names.items()}
+
+
+def _classifier(state: StateDict, name: str) -> Tree:
+    return {"classifier": _take(state, name, kernel="weight", bias="bias")}
 
 
 def _lstms(state: StateDict, name: str, ours: str) -> Tree:
     """All layers, under our name and their number."""
+    names = {"input_kernel": "weight_ih", "recurrent_kernel": "weight_hh"}
+    names |= {"input_bias": "bias_ih", "recurrent_bias": "bias_hh"}
     return {
-        f"{ours}_{layer}": {
-            "input_kernel": state[f"{name}.weight_ih_l{layer}"].T,
-            "recurrent_kernel": state[f"{name}.weight_hh_l{layer}"].T,
-            "input_bias": state[f"{name}.bias_ih_l{layer}"],
-            "recurrent_bias": state[f"{name}.bias_hh_l{layer}"],
-        }
+        f"{ours}_{layer}": _take(state, name, **{leaf: f"{theirs}_l{layer}" for leaf, theirs in names.items()})
         for layer in range(_count(state, name + ".weight_ih_l{}"))
     }
 
@@ -94,10 +96,8 @@ def _ds_lstm(state: StateDict, name: str) -> Tree:
         "y_kernel": np.concatenate([gates[from_x:-size], frequency[:-size]], axis=1),
         "recurrent_kernel": np.concatenate([gates[-size:], time[-size:], frequency[-size:]], axis=1),
         "bias": np.concatenate([state[f"{name}.{linear}.bias"] for linear in ("W", "WTc", "WFc")]),
-        "gate_scale": state[f"{name}.batch.weight"],
-        "gate_shift": state[f"{name}.batch.bias"],
-        "output_scale": state[f"{name}.batchhT.weight"],
-        "output_shift": state[f"{name}.batchhT.bias"],
+        **_take(state, f"{name}.batch", gate_scale="weight", gate_shift="bias"),
+        **_take(state, f"{name}.batchhT", output_scale="weight", output_shift="bias"),
     }
 
 
@@ -106,8 +106,7 @@ def _ds_lstm_statistics(state: StateDict, name: str) -> Tree:
     return {
         "gate_mean": np.stack([state[f"{name}.batch.running_mean_{step}"] for step in steps]),
         "gate_variance": np.stack([state[f"{name}.batch.running_var_{step}"] for step in steps]),
-        "output_mean": state[f"{name}.batchhT.running_mean"],
-        "output_variance": state[f"{name}.batchhT.running_var"],
+        **_take(state, f"{name}.batchhT", output_mean="running_mean", output_variance="running_var"),
     }
 
 
@@ -122,21 +121,15 @@ def _cnn(state: StateDict, blocks: str) -> Tree:
     tree: Tree = {}
     for layer in range(_count(state, blocks + ".")):
         block = blocks.format(layer)
-        kernel, bias = state[f"{block}.cnn.weight"].transpose(3, 2, 1, 0), state[f"{block}.cnn.bias"]
-        tree[f"convolution_{layer}"] = {"kernel": kernel, "bias": bias}
-        scale, shift = state[f"{block}.batch.weight"], state[f"{block}.batch.bias"]
-        tree[f"batch_norm_{layer}"] = {"scale": scale, "shift": shift}
+        tree[f"convolution_{layer}"] = _take(state, f"{block}.cnn", kernel="weight", bias="bias")
+        tree[f"batch_norm_{layer}"] = _take(state, f"{block}.batch", scale="weight", shift="bias")
     return tree
 
 
 def _cnn_statistics(state: StateDict, blocks: str) -> Tree:
-    return {
-        f"batch_norm_{layer}": {
-            "running_mean": state[f"{blocks.format(layer)}.batch.running_mean"],
-            "running_variance": state[f"{blocks.format(layer)}.batch.running_var"],
-        }
-        for layer in range(_count(state, blocks + "."))
-    }
+    names = {"running_mean": "running_mean", "running_variance": "running_var"}
+    layers = range(_count(state, blocks + "."))
+    return {f"batch_norm_{layer}": _take(state, blocks.format(layer) + ".batch", **names) for layer in layers}
 
 
 def parameters(state: StateDict) -> Tree:
@@ -145,14 +138,14 @@ def parameters(state: StateDict) -> Tree:
     branch = {f"cnn_{index}": _cnn(state, blocks) for index, blocks in enumerate(_cnn_names(state))}
     if "classification_raw.weight" in state:
         layers = {f"ds_lstm_{layer}": _ds_lstm(state, name) for layer, name in enumerate(_ds_lstm_names(state))}
-        tree["spectrogram_branch"] = branch | layers | {"classifier": _linear(state, "classification_raw")}
+        tree["spectrogram_branch"] = branch | layers | _classifier(state, "classification_raw")
     elif "classification_raw1.weight" in state:
         for index in range(len(branch)):
             branch |= _lstms(state, f"ftlstm{index + 1}.ftlstm", f"lstm_{index}")
-        tree["spectrogram_branch"] = branch | {"classifier": _linear(state, "classification_raw1")}
+        tree["spectrogram_branch"] = branch | _classifier(state, "classification_raw1")
     if "classification_hand.weight" in state:
         layers = _lstms(state, "LSTM_Audio.lstm", "lstm")
-        tree["mfcc_branch"] = layers | {"classifier": _linear(state, "classification_hand")}
+        tree["mfcc_branch"] = layers | _classifier(state, "classification_hand")
     return tree
 
 

@@ -29,10 +29,9 @@ def format_comparison(runs: Sequence[Compared]) -> str:
     for label, row, protocol in rows:
         figures = [format_mean(row["figures"][metric]) for metric in METRICS]
         whole.append((label, *figures, format_percent(row["calibration_error"]["mean"]), protocol))
-    folds: list[tuple[str, ...]] = [("UA", *names)]
-    for number in range(len(runs[0].results["folds"])):
-        values = [format_percent(run.results["figures"]["ua"]["of_folds"][number]) for run in runs]
-        folds.append((f"fold {number}", *values))
+    of_folds = zip(*(run.results["figures"]["ua"]["of_folds"] for run in runs), strict=True)
+    folds = [("UA", *names)]
+    folds += [(f"fold {number}", *map(format_percent, found)) for number, found in enumerate(of_folds)]
     pairs: list[tuple[str, ...]] = [
         ("difference of pooled UA", "points", "95 % over utterances", "95 % over speakers", "p over folds x seeds")
     ]

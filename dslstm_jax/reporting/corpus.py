@@ -71,7 +71,12 @@ def draw_corpus(corpus: Corpus, headers: Headers, path: str | Path) -> None:
         _draw_labels(panels["labels"], corpus)
         _draw_durations(panels["durations"], headers.durations)
         if several_rates:
-            _draw_rates(panels["rates"], headers.sample_rates)
+            rates = panels["rates"]
+            bars = rates.barh(range(len(headers.sample_rates)), list(headers.sample_rates.values()), color=BLUE)
+            rates.bar_label(bars, padding=3, fontsize=8)
+            rates.set_yticks(range(len(headers.sample_rates)), [f"{rate} Hz" for rate in headers.sample_rates])
+            rates.margins(x=0.15)
+            rates.set_xlabel("recordings")
 
 
 def _draw_labels(axes: "Axes", corpus: Corpus) -> None:
@@ -105,11 +110,3 @@ def _draw_durations(axes: "Axes", durations: Sequence[float]) -> None:
         axes.axvline(middle, color=INK, linewidth=1, linestyle=":", label=f"median {middle:.2f} s")
         axes.legend()
     axes.set(xlabel="duration (seconds)", ylabel="recordings")
-
-
-def _draw_rates(axes: "Axes", sample_rates: dict[int, int]) -> None:
-    bars = axes.barh(range(len(sample_rates)), list(sample_rates.values()), color=BLUE)
-    axes.bar_label(bars, padding=3, fontsize=8)
-    axes.set_yticks(range(len(sample_rates)), [f"{rate} Hz" for rate in sample_rates])
-    axes.margins(x=0.15)
-    axes.set_xlabel("recordings")

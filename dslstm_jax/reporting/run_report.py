@@ -39,8 +39,8 @@ def draw_confusion(matrix: Matrix, labels: Sequence[str], path: str | Path, titl
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
         for (truth, prediction), share in np.ndenumerate(shares):
-            place: dict[str, Any] = {"ha": "center", "color": "white" if share > 0.6 else INK}
-            place["alpha"] = 1.0 if share > 0 else 0.45
+            color, alpha = "white" if share > 0.6 else INK, 1.0 if share > 0 else 0.45
+            place: dict[str, Any] = {"ha": "center", "color": color, "alpha": alpha}
             axes.text(prediction, truth - 0.06, format_percent(share, 0), va="bottom", fontsize=11, **place)
             axes.text(prediction, truth + 0.06, f"{counts[truth, prediction]:.0f}", va="top", fontsize=8, **place)
 
@@ -54,12 +54,10 @@ def draw_confusion(matrix: Matrix, labels: Sequence[str], path: str | Path, titl
         axes.spines[:].set_visible(False)
         axes.set_xlabel("predicted", labelpad=8)
         axes.set_ylabel("truth", labelpad=8)
-        bar = figure.colorbar(
-            image, ax=axes, shrink=0.85, aspect=28, format=lambda share, _: format_percent(share, 0)
-        )
+        bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=28, label="share of the true class")
+        bar.ax.yaxis.set_major_formatter(lambda share, _: format_percent(share, 0))
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8)
-        bar.set_label("share of the true class")
 
 
 def draw_curves(

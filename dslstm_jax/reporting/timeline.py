@@ -40,12 +40,8 @@ def draw_timeline(
     duration = windows[-1].end
     lows, highs = _extremes(blocks, round(duration * sample_rate))
     times = [windows[0].start, *((window.start + window.end) / 2 for window in windows), duration]
-    shares = np.array(
-        [
-            [np.nan if window.probabilities is None else window.probabilities[name] for name in labels]
-            for window in windows
-        ]
-    )
+    silent = dict.fromkeys(labels, np.nan)
+    shares = np.array([[(window.probabilities or silent)[name] for name in labels] for window in windows])
     shares = np.concatenate([shares[:1], shares, shares[-1:]]).T
     with picture(path, title, min(max(8.0, duration / 8), 24.0), 4.8) as figure:
         wave, stack = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])

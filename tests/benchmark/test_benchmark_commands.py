@@ -67,11 +67,19 @@ def test_every_command_writes_rows_picture_and_page(what, tmp_path, capsys, monk
 
 def test_operations_on_padding_do_not_count(tones):
     short, long = (measure.noise(size) for size in (16_000, 64_000))
-    count = [
-        features.our_contender(waveforms, tiny_config(tones), 2).program.operations
+    padded, full = (
+        features.our_contender(waveforms, tiny_config(tones), 2).program
         for waveforms in ([short, long], [long, long])
-    ]
-    assert count[0] / count[1] == pytest.approx(5 / 8)
+    )
+    assert padded.operations / full.operations == pytest.approx(5 / 8)
+
+
+def test_batches_of_one_length_share_their_program(tones):
+    once, twice = (features.our_contender([measure.noise(16_000)] * count, tiny_config(tones), 2) for count in (2, 4))
+    assert twice.program.operations == 2 * once.program.operations
+    assert twice.program.traffic == 2 * once.program.traffic
+    assert twice.program.memory == once.program.memory
+    assert len(twice.call()) == 2 * len(once.call())
 
 
 @pytest.mark.usefixtures("small")

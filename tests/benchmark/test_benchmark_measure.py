@@ -89,7 +89,3 @@ def test_a_program_tells_what_it_needs():
     assert 3 * array <= program.memory <= 6 * array
     assert program.traffic >= program.memory
     assert program.compile_seconds > 0
-    both = CompiledProgram.together([program, program])
-    assert both.operations == 2 * program.operations
-    assert both.compile_seconds == program.compile_seconds
-    assert both.memory == program.memory
