@@ -40,7 +40,8 @@ def read_comparable(paths: Sequence[Path]) -> list[Compared]:
     """
     found = [_read(path) for path in paths]
     for other in found[1:]:
-        _check_same(found[0], other)
+        if differs := _what_differs(found[0], other):
+            raise RunError(f"{found[0].path} and {other.path} cannot be compared: {differs}")
     return found
 
 
@@ -51,28 +52,22 @@ def _read(path: Path) -> Compared:
     return Compared(path, results, predictions.take(order))
 
 
-def _check_same(one: Compared, other: Compared) -> None:
-    both = f"{one.path} and {other.path} cannot be compared"
+def _what_differs(one: Compared, other: Compared) -> str | None:
+    """Why they cannot be compared, and what to do about it."""
     ours, theirs = one.predictions, other.predictions
     if ours.labels != theirs.labels:
-        raise RunError(f"{both}: their classes are {', '.join(ours.labels)} and {', '.join(theirs.labels)}")
-    differing = sorted(set(ours.paths) ^ set(theirs.paths))
-    if differing:
-        raise RunError(
-            f"{both}: only one of them was tested on {first_three(differing)}; run both on the same recordings"
-        )
+        return f"their classes are {', '.join(ours.labels)} and {', '.join(theirs.labels)}"
+    if differing := sorted(set(ours.paths) ^ set(theirs.paths)):
+        return f"only one of them was tested on {first_three(differing)}; run both on the same recordings"
     if ours.paths != theirs.paths or (ours.folds != theirs.folds).any():
-        protocols = " and ".join(
-            f"{run.results['protocol']} ({len(run.results['folds'])} folds)" for run in (one, other)
-        )
-        raise RunError(f"{both}: their folds differ, {protocols}; run both with the same --protocol and --split.seed")
+        found = [f"{run.results['protocol']} ({len(run.results['folds'])} folds)" for run in (one, other)]
+        return f"their folds differ, {' and '.join(found)}; run both with the same --protocol and --split.seed"
     if (ours.truths != theirs.truths).any():
         path = ours.paths[int(np.flatnonzero(ours.truths != theirs.truths)[0])]
-        raise RunError(f"{both}: {path} has another label in each; run both on the same labels")
+        return f"{path} has another label in each; run both on the same labels"
     if _training(one) != _training(other):
-        raise RunError(
-            f"{both}: the same utterances were tested, but other ones trained on; give both one --protocol"
-        )
+        return "the same utterances were tested, but other ones trained on; give both one --protocol"
+    return None
 
 
 def _training(run: Compared) -> list[Any]:

@@ -113,8 +113,7 @@ class Predictions:
     @property
     def by_fold(self) -> Float[np.ndarray, "K S C C"]:
         """Confusion matrix of each fold and seed, in the order of the folds' numbers."""
-        matrices = self.matrices
-        return np.stack([matrices[self.folds == fold].sum(axis=0) for fold in np.unique(self.folds)])
+        return by_group(self.matrices, self.folds)
 
     @property
     def units(self) -> dict[str, Float[np.ndarray, "U S C C"]]:

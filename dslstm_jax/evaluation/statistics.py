@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float, Int
 
 from dslstm_jax.ops.metrics import Matrix
@@ -28,15 +29,13 @@ def unit_matrices(
     truths: Int[np.ndarray, " N"], predictions: Int[np.ndarray, "S N"], classes: int
 ) -> Float[np.ndarray, "N S C C"]:
     """Each utterance's confusion matrix under each of S predictors: a single 1."""
-    matrices = np.zeros((*predictions.T.shape, classes, classes))
-    rows, columns = np.indices(predictions.T.shape)
-    matrices[rows, columns, truths[:, None], predictions.T] = 1
-    return matrices
+    one = np.eye(classes)
+    return np.einsum("nt,snp->nstp", one[truths], one[predictions])
 
 
-def by_group(matrices: Float[np.ndarray, "N *S C C"], groups: Sequence[str]) -> Float[np.ndarray, "G *S C C"]:
-    """The units' matrices added up by group, in the order of the groups' names."""
-    names, places = np.unique(np.asarray(groups), return_inverse=True)
+def by_group(matrices: Float[np.ndarray, "N *S C C"], groups: npt.ArrayLike) -> Float[np.ndarray, "G *S C C"]:
+    """The units' matrices added up by group, in the order of the groups' names or numbers."""
+    names, places = np.unique(groups, return_inverse=True)
     total = np.zeros((len(names), *matrices.shape[1:]))
     np.add.at(total, places, matrices)
     return total
@@ -99,6 +98,5 @@ def calibration_error(
     confidence, weighted by the utterances in them (Guo et al., ICML 2017)."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truths
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.zeros(bins)
-    np.add.at(gaps, bin_of, confidence - correct)
+    gaps = np.bincount(bin_of, weights=confidence - correct)
     return float(np.abs(gaps).sum() / len(truths))
