@@ -58,24 +58,22 @@ class DSLSTMCell(nn.Module):
     def forward(
         self, inputs: tuple[Tensor, ...], h: Tensor, c: Tensor, running: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The frames x [B, X] and y [B, Y], and the state [B, H], to the output, h and c."""
-        x, y = inputs
-        gates = self.W(torch.cat([x, y, h], dim=1))
-        time, frequency = self.WTc(torch.cat([x, h], dim=1)), self.WFc(torch.cat([y, h], dim=1))
-        return self.update(gates, time, frequency, c, running)
-
-    def update(
-        self, gates: Tensor, time: Tensor, frequency: Tensor, c: Tensor, running: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The cell's equations after its products."""
+        """What `inputs` gives of a frame, and the state [B, H], to the output, h and c."""
+        gates, time, frequency = self.products(inputs, h)
         f, i_time, o, i_frequency = self.batch(torch.sigmoid(gates), running).chunk(4, dim=1)
         c = f * c + i_time * torch.tanh(time) + i_frequency * torch.tanh(frequency)
         h = o * torch.tanh(c)
         return self.batchhT(h), h, c
 
     def inputs(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, ...]]:
-        """What `forward` reads of each frame."""
+        """What `products` reads of each frame."""
         return list(zip(x.unbind(1), y.unbind(1), strict=True))
+
+    def products(self, inputs: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, ...]:
+        """Of the gates, of time and of frequency."""
+        x, y = inputs
+        of_all, of_x, of_y = (torch.cat(read, dim=1) for read in ([x, y, h], [x, h], [y, h]))
+        return self.W(of_all), self.WTc(of_x), self.WFc(of_y)
 
 
 class HoistedCell(DSLSTMCell):
@@ -91,12 +89,9 @@ class HoistedCell(DSLSTMCell):
         recurrent = torch.cat([linear.weight[:, -self.hidden :] for linear in (self.W, self.WTc, self.WFc)]).T
         return [(frame, recurrent) for frame in projected.unbind(1)]
 
-    def forward(
-        self, inputs: tuple[Tensor, ...], h: Tensor, c: Tensor, running: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def products(self, inputs: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, ...]:
         projected, recurrent = inputs
-        gates, time, frequency = (projected + h @ recurrent).split((4 * self.hidden, self.hidden, self.hidden), dim=1)
-        return self.update(gates, time, frequency, c, running)
+        return (projected + h @ recurrent).split((4 * self.hidden, self.hidden, self.hidden), dim=1)
 
 
 class DSLSTM(nn.Module):

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean, median
@@ -69,7 +68,13 @@ def draw_corpus(corpus: Corpus, headers: Headers, path: str | Path) -> None:
             height_ratios=[2, 1] if several_rates else [1],
         )
         _draw_labels(panels["labels"], corpus)
-        _draw_durations(panels["durations"], headers.durations)
+        durations = panels["durations"]
+        durations.set(xlabel="duration (seconds)", ylabel="recordings")
+        if headers.durations:
+            durations.hist(headers.durations, bins=40, range=(0.0, max(headers.durations)), color=BLUE)
+            middle = median(headers.durations)
+            durations.axvline(middle, color=INK, linewidth=1, linestyle=":", label=f"median {middle:.2f} s")
+            durations.legend()
         if several_rates:
             rates = panels["rates"]
             bars = rates.barh(range(len(headers.sample_rates)), list(headers.sample_rates.values()), color=BLUE)
@@ -101,12 +106,3 @@ def _draw_labels(axes: "Axes", corpus: Corpus) -> None:
 
 def _shorten(name: str) -> str:
     return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 3]}..."
-
-
-def _draw_durations(axes: "Axes", durations: Sequence[float]) -> None:
-    if durations:
-        axes.hist(durations, bins=40, range=(0.0, max(durations)), color=BLUE)
-        middle = median(durations)
-        axes.axvline(middle, color=INK, linewidth=1, linestyle=":", label=f"median {middle:.2f} s")
-        axes.legend()
-    axes.set(xlabel="duration (seconds)", ylabel="recordings")
