@@ -80,15 +80,8 @@ def prepare_records(arguments: Prepare) -> int:
 
     from dslstm_jax.data.tfds.prepare import prepare
 
-    prepared = prepare(
-        arguments.corpus,
-        arguments.output,
-        console=Console(stderr=True),
-        sample_rate=arguments.sample_rate,
-        longest=arguments.longest,
-        on_error=arguments.on_error,
-        beam_runner=arguments.beam_runner,
-    )
+    options = {**vars(arguments), "console": Console(stderr=True)}
+    prepared = prepare(options.pop("corpus"), **options)
     left_out = f", {len(prepared.errors)} left out" if prepared.errors else ""
     print(f"{prepared.utterances} utterances{left_out}" + ("" if prepared.made else "; nothing to do"))
     print(f"records: {prepared.folder}")

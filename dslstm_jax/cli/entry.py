@@ -15,29 +15,23 @@ from typing import Any
 
 import tyro
 
-from dslstm_jax.cli.benchmark import Benchmark, benchmark
-from dslstm_jax.cli.data import Corpora, Prepare, describe_corpora, prepare_records
-from dslstm_jax.cli.export import Export, export_run
+from dslstm_jax.cli import benchmark, data, serving, training
 from dslstm_jax.cli.flags import FILE_ONLY, registry
-from dslstm_jax.cli.interop import ImportTorch, import_torch
-from dslstm_jax.cli.predict import Predict, predict
-from dslstm_jax.cli.serve import Serve, serve_page
-from dslstm_jax.cli.training import Compare, Crossval, Evaluate, Train, compare_runs, crossval, evaluate_run, train
 from dslstm_jax.config import load_config
 from dslstm_jax.errors import DslstmError
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
-    "train": (Train, train),
-    "crossval": (Crossval, crossval),
-    "compare": (Compare, compare_runs),
-    "evaluate": (Evaluate, evaluate_run),
-    "predict": (Predict, predict),
-    "export": (Export, export_run),
-    "serve": (Serve, serve_page),
-    "corpora": (Corpora, describe_corpora),
-    "prepare": (Prepare, prepare_records),
-    "import-torch": (ImportTorch, import_torch),
-    "benchmark": (Benchmark, benchmark),
+    "train": (training.Train, training.train),
+    "crossval": (training.Crossval, training.crossval),
+    "compare": (training.Compare, training.compare_runs),
+    "evaluate": (training.Evaluate, training.evaluate_run),
+    "predict": (serving.Predict, serving.predict),
+    "export": (serving.Export, serving.export_run),
+    "serve": (serving.Serve, serving.serve_page),
+    "corpora": (data.Corpora, data.describe_corpora),
+    "prepare": (data.Prepare, data.prepare_records),
+    "import-torch": (training.ImportTorch, training.import_torch),
+    "benchmark": (benchmark.Benchmark, benchmark.benchmark),
 }
 
 
@@ -50,11 +44,9 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
     """The command's dataclass filled from the flags; a mistake becomes one line and exit code 2."""
     arguments: Any = COMMANDS[command][0]
     default: Any = tyro.MISSING_NONPROP
-    if argv and not argv[0].startswith("-"):
-        if arguments is Train:
-            default = Train(tyro.MISSING, tyro.MISSING, config=load_config(argv[0]))
-        elif arguments is Crossval:
-            default = Crossval(tyro.MISSING, config=load_config(argv[0]))
+    if command in ("train", "crossval") and argv and not argv[0].startswith("-"):
+        workdir = {"workdir": tyro.MISSING} if command == "train" else {}
+        default = arguments(tyro.MISSING, **workdir, config=load_config(argv[0]))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -96,7 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dslstm: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return COMMANDS[command][1](_parse(command, argv[1:]))
+        arguments = _parse(command, argv[1:])
+        if command in ("train", "crossval", "evaluate", "predict", "serve"):
+            from dslstm_jax.util.programs import keep_programs
+
+            keep_programs()
+        return COMMANDS[command][1](arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     except DslstmError as error:

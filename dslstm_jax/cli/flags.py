@@ -74,15 +74,12 @@ def _shown(default: str) -> str:
 _METAVARS: dict[Any, str] = {str | None: "STR", int | None: "INT", Path | None: "PATH"}
 
 
-def _parse_parts(values: list[str]) -> tuple[CorpusConfig, ...]:
-    """`["emodb=DIR", "manifest=FILE.csv"]`: a manifest is named by its table, any other corpus by its folder."""
-    parts = []
-    for value in values:
-        name, _, path = value.partition("=")
-        if not name or not path:
-            raise ConfigError(f"--corpus.parts {value}: give NAME=DIR, such as emodb=DIR ravdess=DIR")
-        parts.append(CorpusConfig(name, manifest=path) if name == "manifest" else CorpusConfig(name, root=path))
-    return tuple(parts)
+def _parse_part(value: str) -> CorpusConfig:
+    """`emodb=DIR`, or `manifest=FILE.csv`: a manifest is named by its table, any other corpus by its folder."""
+    name, _, path = value.partition("=")
+    if not name or not path:
+        raise ConfigError(f"--corpus.parts {value}: give NAME=DIR, such as emodb=DIR ravdess=DIR")
+    return CorpusConfig(name, manifest=path) if name == "manifest" else CorpusConfig(name, root=path)
 
 
 _PARTS = Annotated[
@@ -90,7 +87,7 @@ _PARTS = Annotated[
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="[NAME=DIR [NAME=DIR ...]]",
-        instance_from_str=_parse_parts,
+        instance_from_str=lambda values: tuple(map(_parse_part, values)),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda parts: [f"{part.name}={part.root or part.manifest or 'DIR'}" for part in parts],
     ),

@@ -1,4 +1,4 @@
-"""dslstm train, crossval, compare, evaluate."""
+"""dslstm train, crossval, compare, evaluate, import-torch."""
 
 import shlex
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dslstm_jax.config import Config
+from dslstm_jax.config import Config, load_config
 from dslstm_jax.training.devices import ParallelConfig
 from dslstm_jax.util.files import to_json
 
@@ -89,12 +89,24 @@ class Evaluate:
     parallel: ParallelConfig = ParallelConfig()
 
 
+@dataclass(frozen=True)
+class ImportTorch:
+    """Turn a state dict of the authors' PyTorch code into a run folder that predicts."""
+
+    state_dict: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STATE_DICT.pt")]
+    """File made by torch.save(model.state_dict(), FILE)."""
+    config_file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG.py")]
+    """Config file: what the tensors do not show (sample rate, frame sizes)."""
+    workdir: Path
+    """Run folder to be made."""
+    labels: tuple[str, ...] = ("happy", "neutral", "angry", "sad")
+    """The classes in the order of the logits."""
+
+
 def train(arguments: Train) -> int:
     """dslstm train"""
     from dslstm_jax import api
-    from dslstm_jax.util.programs import keep_programs
 
-    keep_programs()
     run = api.train(arguments.config, arguments.workdir, resume=arguments.resume, parallel=arguments.parallel)
     if not run.leads:
         return 0
@@ -112,22 +124,13 @@ def crossval(arguments: Crossval) -> int:
     """dslstm crossval"""
     from dslstm_jax import api
     from dslstm_jax.reporting.crossval_report import format_summary
-    from dslstm_jax.util.programs import keep_programs
 
-    keep_programs()
     config = arguments.config
     if arguments.protocol:
         config = replace(config, split=replace(config.split, protocol=arguments.protocol))
-    workdir, options = arguments.workdir or api.default_folder(config), arguments.crossval
-    results = api.crossval(
-        config,
-        workdir,
-        seeds=arguments.seeds,
-        resume=arguments.resume,
-        vmap=options.vmap,
-        shard=options.shard,
-        parallel=arguments.parallel,
-    )
+    workdir = arguments.workdir or api.default_folder(config)
+    options = {"seeds": arguments.seeds, "resume": arguments.resume, **vars(arguments.crossval)}
+    results = api.crossval(config, workdir, parallel=arguments.parallel, **options)
     if arguments.parallel.process:  # the first one speaks for all
         return 0
     if not isinstance(results, api.Unfinished):
@@ -151,15 +154,24 @@ def compare_runs(arguments: Compare) -> int:
 def evaluate_run(arguments: Evaluate) -> int:
     """dslstm evaluate"""
     from dslstm_jax import api
-    from dslstm_jax.util.programs import keep_programs
 
-    keep_programs()
     run = api.Run(arguments.run, parallel=arguments.parallel)
     result = run.evaluate(arguments.split)
     if arguments.json:
         print(to_json(result.to_dict()))
     else:
         _print_evaluation(run, result)
+    return 0
+
+
+def import_torch(arguments: ImportTorch) -> int:
+    """dslstm import-torch"""
+    from dslstm_jax.interop.torch import import_run, read_state_dict
+
+    config = load_config(arguments.config_file)
+    run = import_run(read_state_dict(arguments.state_dict), config, arguments.labels, arguments.workdir)
+    print(f"run folder: {run.path}")
+    print(f"try: dslstm predict --model {run.path} FILE.wav")
     return 0
 
 

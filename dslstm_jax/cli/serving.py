@@ -1,5 +1,6 @@
-"""dslstm predict."""
+"""dslstm predict, export, serve."""
 
+import socket
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,10 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dslstm_jax.errors import AudioError, ConfigError
-
-_LOG_EVERY = 30.0
-"""Seconds between two lines about the progress in a log."""
+from dslstm_jax.errors import AudioError, ConfigError, DslstmError
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,9 @@ def predict(arguments: Predict) -> int:
 
     from dslstm_jax.serving.job import answer_files, find_inputs
     from dslstm_jax.serving.predictor import load
-    from dslstm_jax.util.programs import keep_programs
     from dslstm_jax.util.progress import progress_bar
 
     format_name, output = _check(arguments), arguments.output
-    keep_programs()
     predictor = load(arguments.model)
     inputs = find_inputs(arguments.paths)
     answers = answer_files(
@@ -71,7 +67,7 @@ def predict(arguments: Predict) -> int:
         hop=arguments.hop,
         pictures=arguments.pictures,
     )
-    shown = progress_bar(Console(stderr=True), "files answered", len(inputs), log_every=_LOG_EVERY)
+    shown = progress_bar(Console(stderr=True), "files answered", len(inputs), log_every=30.0)
     failures = 0
     with shown if output or not sys.stdout.isatty() else nullcontext(lambda: None) as advance:
         for answer in answers:
@@ -103,3 +99,65 @@ def _check(arguments: Predict) -> str:
     if arguments.format is None and output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--output {output}: give --format, or one of the endings {', '.join(ENDINGS)}")
     return arguments.format or ENDINGS[output.suffix.lower()]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained recognizer, or an ensemble of several, as one file."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Run folder of a trained recognizer. Several: their ensemble, the mean of their probabilities."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE.dslstm")]
+    """The file to write. dslstm_jax.load reads it, and so does any program that has JAX (docs/export.md)."""
+
+
+def export_run(arguments: Export) -> int:
+    """dslstm export"""
+    from dslstm_jax.serving.predictor import load
+
+    load(arguments.runs).export(arguments.output)
+    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Try a recognizer on a web page of this machine."""
+
+    model: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Run folder of a trained recognizer, or a file of dslstm export; by default the package's model."""
+    host: str = "127.0.0.1"
+    """Address to listen on. The default is reached from this machine alone, 0.0.0.0 from all others too."""
+    port: int = 8000
+    """Port to listen on; 0: any that is free."""
+
+
+def serve_page(arguments: Serve) -> int:
+    """dslstm serve"""
+    try:
+        import uvicorn
+
+        from dslstm_jax.serving.web import make_app
+    except ModuleNotFoundError as error:
+        raise DslstmError('the page needs starlette and uvicorn: pip install "dslstm-jax[serve]"') from error
+    from dslstm_jax.serving.predictor import load
+
+    with _listen(arguments.host, arguments.port) as listener:
+        predictor = load(arguments.model)
+        host, port = listener.getsockname()[:2]
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}/  (Ctrl+C ends)", flush=True)
+        app = make_app(predictor, arguments.model.resolve().name if arguments.model else "pretrained")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, which uvicorn would end the process for not getting."""
+    if not 0 <= port < 1 << 16:  # getaddrinfo takes the rest of a division
+        raise ConfigError(f"--port {port}: give 0 to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        reason = str(getattr(error, "strerror", error)).partition(" (")[0]
+        raise ConfigError(f"cannot listen on {host}, port {port}: {reason}; try another --host or --port") from error
