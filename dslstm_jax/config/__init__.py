@@ -16,8 +16,7 @@ from dslstm_jax.config.recognizer import (
     RecognizerConfig,
     SpectrogramConfig,
 )
-from dslstm_jax.config.run import Config
-from dslstm_jax.config.training import AugmentationConfig, TrainingConfig
+from dslstm_jax.config.training import AugmentationConfig, Config, TrainingConfig
 
 __all__ = [
     "BEYOND_THE_PAPER",

@@ -105,9 +105,5 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         least, most, _ = POSITIVE
-        ranges = {
-            "max_lengths": AT_LEAST_1,
-            "max_padding": (least, 1, "above 0 and at most 1"),
-            "longest": (least, most, "positive, in seconds"),
-        }
-        check("data", self, ranges)
+        seconds, share = (least, most, "positive, in seconds"), (least, 1, "above 0 and at most 1")
+        check("data", self, {"max_lengths": AT_LEAST_1, "max_padding": share, "longest": seconds})

@@ -11,7 +11,7 @@ import cattrs
 from cattrs import transform_error
 
 from dslstm_jax.config.recognizer import RecognizerConfig
-from dslstm_jax.config.run import Config
+from dslstm_jax.config.training import Config
 from dslstm_jax.config.upgrade import upgrade
 from dslstm_jax.errors import ConfigError
 

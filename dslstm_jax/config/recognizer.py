@@ -129,35 +129,31 @@ class RecognizerConfig:
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:
-        if self.model.spectrogram_branch == "none":
+        model, spectrograms = self.model, self.features.spectrograms
+        if model.spectrogram_branch == "none":
             return
-        spectrograms, kernels = len(self.features.spectrograms), len(self.model.kernels)
-        if spectrograms != kernels:
+        if len(spectrograms) != len(model.kernels):
             raise ConfigError(
-                f"model.kernels names {kernels} kernels for {spectrograms} features.spectrograms; give one for each"
+                f"model.kernels names {len(model.kernels)} kernels for {len(spectrograms)} features.spectrograms; "
+                "give one for each"
             )
-        if self.model.spectrogram_branch == "ds_lstm":
-            _check_pair(self.features.spectrograms)
-            stretched = all(spectrogram.frames for spectrogram in self.features.spectrograms)
-            if self.model.recurrent_norm == "step" and not stretched:
-                raise ConfigError(
-                    "model.recurrent_norm is step, which has statistics of each time step, and features.spectrograms "
-                    "are not stretched (frames 0); set it to shared, layer or none"
-                )
-
-
-def _check_pair(spectrograms: tuple[SpectrogramConfig, ...]) -> None:
-    """Refuses what the DS-LSTM cannot read side by side."""
-    if len(spectrograms) != 2:
-        raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {len(spectrograms)}")
-    first, second = spectrograms
-    if bool(first.frames) != bool(second.frames):
-        raise ConfigError(
-            f"features.spectrograms: frames are {first.frames} and {second.frames}; the DS-LSTM needs both stretched "
-            "or both not (0)"
-        )
-    if not first.frames and second.hop_length != 2 * first.hop_length:
-        raise ConfigError(
-            f"features.spectrograms: hop_length is {first.hop_length} and {second.hop_length}; where they are not "
-            "stretched (frames 0), the DS-LSTM needs the second to be twice the first"
-        )
+        if model.spectrogram_branch == "lstm":
+            return
+        if len(spectrograms) != 2:
+            raise ConfigError(f"the DS-LSTM reads two spectrograms; features.spectrograms names {len(spectrograms)}")
+        first, second = spectrograms
+        if bool(first.frames) != bool(second.frames):
+            raise ConfigError(
+                f"features.spectrograms: frames are {first.frames} and {second.frames}; the DS-LSTM needs both "
+                "stretched or both not (0)"
+            )
+        if not first.frames and second.hop_length != 2 * first.hop_length:
+            raise ConfigError(
+                f"features.spectrograms: hop_length is {first.hop_length} and {second.hop_length}; where they are "
+                "not stretched (frames 0), the DS-LSTM needs the second to be twice the first"
+            )
+        if not first.frames and model.recurrent_norm == "step":
+            raise ConfigError(
+                "model.recurrent_norm is step, which has statistics of each time step, and features.spectrograms "
+                "are not stretched (frames 0); set it to shared, layer or none"
+            )

@@ -1,9 +1,11 @@
-"""How a recognizer learns: random changes to its recordings, the optimizer, the epoch that is kept."""
+"""How a recognizer learns: random changes to its recordings, the optimizer, the epoch that is kept; a whole run."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from dslstm_jax.config.checks import AT_LEAST_0, POSITIVE, SHARE, check
+from dslstm_jax.config.corpus import CorpusConfig, DataConfig, SplitConfig
+from dslstm_jax.config.recognizer import FeaturesConfig, ModelConfig, RecognizerConfig
 from dslstm_jax.errors import ConfigError
 
 
@@ -99,3 +101,29 @@ class TrainingConfig:
             raise ConfigError(
                 "training.warmup is of the schedule cosine; give --training.schedule cosine, or no warmup"
             )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    split: SplitConfig = SplitConfig()
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self) -> None:
+        if not self.split.validation and self.training.choose in ("validation-best", "refit"):
+            raise ConfigError(
+                f"split.validation is off, and training.choose is {self.training.choose}: nothing would choose the "
+                "epoch; set training.choose to last, or hold a validation set back (--split.validation)"
+            )
+        RecognizerConfig(self.features, self.model)  # do they fit each other?
+
+    @property
+    def recognizer(self) -> RecognizerConfig:
+        """The part of the config that a trained recognizer needs."""
+        return RecognizerConfig(self.features, self.model)

@@ -16,11 +16,10 @@ FIXED: dict[str, Any] = {
     "features.mfcc.preemphasis": 0.97,
     "features.mfcc.delta_window": 2,
     "model.spectrogram_weight": 0.5,
+    "model.unroll": None,
+    "training.evaluation_batch_size": None,
 }
-"""Fields of then that are constants now, and their values."""
-WITHOUT_EFFECT = ("model.unroll", "training.evaluation_batch_size")
-"""Fields of then that changed speed and memory, but no figure."""
-COLUMNS = ("path", "label", "speaker", "session")
+"""Fields of then that are constants now, and their values; None: any value, since they changed no figure."""
 
 
 def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
       ConfigError: a field that is a constant now holds another value.
     """
     new = copy.deepcopy(dict(values))
-    for name in (*FIXED, *WITHOUT_EFFECT):
+    for name, fixed in FIXED.items():
         *rooms, field = name.split(".")
         part: Any = new
         for room in rooms:
@@ -38,10 +37,9 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(part, dict) or field not in part:
             continue
         value = part.pop(field)
-        if name in FIXED and value != FIXED[name]:
+        if fixed is not None and value != fixed:
             raise ConfigError(
-                f"{name} is {value}, and this version knows {FIXED[name]} only; "
-                "dslstm_jax 0.1.0 at commit fa28c09 can run it"
+                f"{name} is {value}, and this version knows {fixed} only; dslstm_jax 0.1.0 at commit fa28c09 can run it"
             )
     if isinstance(new.get("corpus"), dict):
         new["corpus"] = _upgrade_corpus(new["corpus"])
@@ -50,7 +48,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _upgrade_corpus(corpus: dict[str, Any]) -> dict[str, Any]:
     """`*_column` become `columns`; `names` and `roots`, two lists side by side, become `parts`."""
-    columns = [(column, corpus.pop(f"{column}_column", column)) for column in COLUMNS]
+    columns = [(column, corpus.pop(f"{column}_column", column)) for column in ("path", "label", "speaker", "session")]
     if renamed := [f"{column}={name}" for column, name in columns if name != column]:
         corpus["columns"] = renamed
     names = [name.strip() for entry in corpus.pop("names", ()) for name in entry.split(",") if name.strip()]

@@ -41,20 +41,12 @@ class Member(NamedTuple):
     config: RecognizerConfig
 
 
-class Model(NamedTuple):
-    """What is in an exported file."""
-
-    members: tuple[Member, ...]
-    labels: tuple[str, ...]
-    program: Program
-    """As it was compiled to StableHLO, whatever this version of dslstm_jax would compute."""
+Model = tuple[tuple[Member, ...], tuple[str, ...], Program]
+"""What is in an exported file: the networks, the labels, and the program as it was compiled to StableHLO."""
 
 
 def write_model(
-    path: str | Path,
-    predict: Callable[[Sequence[Member], Array, Array], Array],
-    members: Sequence[Member],
-    labels: Sequence[str],
+    path: str | Path, predict: Callable[..., Array], members: Sequence[Member], labels: Sequence[str]
 ) -> None:
     """Writes the recognizer for any number of rows and samples and for all PLATFORMS, whole or not at all.
 
@@ -117,7 +109,7 @@ def _members(weights: dict[str, Array], configs: Sequence[RecognizerConfig]) -> 
 
 
 def read_model(path: str | Path) -> Model:
-    """What `write_model` wrote.
+    """What `write_model` wrote; the program computes what it did then, not what this version would.
 
     Raises:
       RunError: no such file, a damaged or foreign one, or one of a later format.
@@ -139,11 +131,9 @@ def read_model(path: str | Path) -> Model:
 
 
 def _read_content(file: zipfile.ZipFile, header: Mapping[str, Any], source: str) -> Model:
-    def read_array(name: str) -> Array:
-        whole = io.BytesIO(file.read(f"{_WEIGHTS}{name}.npy"))  # read to its end, where the checksum is compared
-        return jnp.asarray(np.lib.format.read_array(whole, allow_pickle=False))
-
-    weights = {name: read_array(name) for name in header["weights"]}
+    # Each array is read to its end, where the checksum is compared.
+    arrays = {name: io.BytesIO(file.read(f"{_WEIGHTS}{name}.npy")) for name in header["weights"]}
+    weights = {name: jnp.asarray(np.load(array, allow_pickle=False)) for name, array in arrays.items()}
     wholes = [header["config"], *header.get("others", ())]  # older versions wrote the whole run's, and no others
     parts = [{part: whole[part] for part in ("features", "model")} for whole in wholes]
     members = _members(weights, [from_dict(part, source, RecognizerConfig) for part in parts])
@@ -159,7 +149,7 @@ def _read_content(file: zipfile.ZipFile, header: Mapping[str, Any], source: str)
         calling_convention_version=header["calling_convention_version"],
         _get_vjp=None,
     )
-    return Model(members, tuple(header["labels"]), partial(jax.jit(exported.call), weights))
+    return members, tuple(header["labels"]), partial(jax.jit(exported.call), weights)
 
 
 def _export(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dslstm_jax.errors import AudioError, RunError
 from dslstm_jax.reporting.timeline import draw_timeline
 from dslstm_jax.serving.formats import FORMATS, Answer, from_row, to_row
 from dslstm_jax.serving.predictor import GROUP, Predictor
-from dslstm_jax.util.files import make_folder, to_json, whole_file
+from dslstm_jax.util.files import make_folder, run_errors, to_json, whole_file
 
 Input = tuple[str, Path | AudioError]
 """The name and place of a sound file, or why there is none."""
@@ -33,9 +34,13 @@ def find_inputs(paths: Sequence[str]) -> list[Input]:
     """
     inputs: list[Input] = []
     for path in paths:
-        listed = _read_list() if path == "-" else [path]
-        if not listed:
-            inputs.append((path, AudioError("-: no path on stdin")))
+        listed = [path]
+        if path == "-":
+            content = sys.stdin.buffer.read()
+            lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+            listed = [os.fsdecode(line) for line in lines if line]
+            if not listed:
+                inputs.append((path, AudioError("-: no path on stdin")))
         for name in (match for each in listed for match in _expand(each)):
             try:
                 inputs += [(str(file), file) for file in find_audio(name)]
@@ -74,16 +79,23 @@ def answer_files(
     names = [name for name, _ in inputs]
     folder = pictures or (output and output.parent)
     drawn = _picture_paths(folder, names) if folder and window is not None else []
+    begin = partial(FORMATS[format_name], labels=predictor.labels, paths=names)
+
+    def draw(name: str, answer: Answer, picture: Path) -> Answer:
+        if not isinstance(answer, AudioError) and answer.windows:
+            rate, title = predictor.sample_rate, f"{name}: {answer.label}"
+            draw_timeline(read_blocks(name, rate), rate, answer.windows, predictor.labels, title, picture)
+        return answer
 
     def answer(start: int) -> Iterator[Answer]:
         answers = predictor.files([source for _, source in inputs[start:]], window=window, hop=hop)
-        return _draw(predictor, names[start:], answers, drawn[start:]) if drawn else answers
+        return map(draw, names[start:], answers, drawn[start:]) if drawn else answers
 
     answers = answer(0)  # finds a window without sense before anything is written
     if folder and drawn:
         make_folder(folder)
     if output is None:
-        writer = FORMATS[format_name](sys.stdout, predictor.labels, names)
+        writer = begin(sys.stdout)
         for name, found in zip(names, answers, strict=True):
             writer.write(name, found)
             yield found
@@ -95,7 +107,7 @@ def answer_files(
         whole_file(output) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream,
     ):
-        writer = FORMATS[format_name](stream, predictor.labels, names)
+        writer = begin(stream)
         for name, found in zip(names, read_kept(kept), strict=True):
             writer.write(name, found)
     kept.unlink()
@@ -106,9 +118,8 @@ def job_identity(predictor: Predictor, names: Sequence[str], settings: Sequence[
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves([member.variables for member in predictor.members]):
         digest.update(np.asarray(leaf).tobytes())
-    networks = [(repr(member.config.features), repr(member.config.model)) for member in predictor.members]
-    made_of = [networks, predictor.labels, settings, names]
-    digest.update(json.dumps(made_of).encode())
+    networks = [(repr(config.features), repr(config.model)) for _, config in predictor.members]
+    digest.update(json.dumps([networks, predictor.labels, settings, names]).encode())
     return digest.hexdigest()
 
 
@@ -128,21 +139,18 @@ def answer_and_keep(
     Raises:
       RunError: the file belongs to another job, or cannot be written.
     """
-    try:
+    with run_errors(f"cannot write {kept}"):
         done, size = _find_kept(kept, identity, names) if resume and kept.exists() else (0, 0)
-        with kept.open("r+b" if done else "wb") as file:
-            if done:
-                file.truncate(size)
-                file.seek(size)
-                yield from islice(read_kept(kept), done)
-            else:
+        if done:
+            os.truncate(kept, size)
+            yield from read_kept(kept)
+        with kept.open("ab" if done else "wb") as file:
+            if not done:
                 file.write(_line({"job": identity}))
             for name, found in zip(names[done:], answer(done), strict=True):
                 file.write(_line(to_row(name, found)))
                 file.flush()
                 yield found
-    except OSError as error:
-        raise RunError(f"cannot write {kept}: {error.strerror or error}") from error
 
 
 def read_kept(kept: Path) -> Iterator[Answer]:
@@ -183,12 +191,6 @@ def _find_kept(kept: Path, identity: str, names: Sequence[str]) -> tuple[int, in
         return done, size
 
 
-def _read_list() -> list[str]:
-    content = sys.stdin.buffer.read()
-    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-    return [os.fsdecode(line) for line in lines if line]
-
-
 def _expand(path: str) -> list[str]:
     """What a pattern stands for, sorted, as a shell does it; whatever exists or matches nothing is itself."""
     if not glob.has_magic(path) or os.path.lexists(path):
@@ -207,14 +209,3 @@ def _picture_paths(folder: Path, names: Sequence[str]) -> list[Path]:
             stem = f"{given}-{used[given.lower()] + 1}"
         paths[stem.lower()] = folder / f"{stem}.timeline.png"
     return list(paths.values())
-
-
-def _draw(
-    predictor: Predictor, names: Sequence[str], answers: Iterator[Answer], pictures: Sequence[Path]
-) -> Iterator[Answer]:
-    rate, labels = predictor.sample_rate, predictor.labels
-    for name, answer, picture in zip(names, answers, pictures, strict=True):
-        if not isinstance(answer, AudioError) and answer.windows:
-            title = f"{name}: {answer.label}"
-            draw_timeline(read_blocks(name, rate), rate, answer.windows, labels, title, picture)
-        yield answer

@@ -35,8 +35,6 @@ ROWS = 8
 GROUP = 64
 """Recordings that are sorted by length and recognized together. No answer depends, not even in its last bits, on more
 than its group: a job can go on at a multiple of it as if it had not been stopped."""
-_READ_AHEAD = 2 * READING_THREADS
-"""Recordings that are read while others are recognized."""
 LONGEST = 600.0
 """Seconds; a longer recording is refused before it is decoded. The features of one row grow with its length: at ten
 minutes they take 1.7 GB. A group of recordings is closed when it has more than this, and a timeline has no limit."""
@@ -155,7 +153,13 @@ class Predictor:
           recordings: as `__call__` takes them; any iterable, a generator without end too.
           sample_rate: of all of them, in hertz.
         """
-        prepare = partial(_or_error, partial(self._prepare, sample_rate=sample_rate))
+
+        def prepare(samples: npt.ArrayLike) -> Source:
+            try:
+                return self._prepare(samples, sample_rate)
+            except AudioError as error:
+                return error
+
         return self._answers(map(prepare, recordings))  # in this thread: a generator may use its array again
 
     def files(
@@ -175,7 +179,19 @@ class Predictor:
           ConfigError: a window or hop that makes no sense.
         """
         sizes = None if window is None else window_sizes(window, hop, LONGEST, self.sample_rate)
-        read = partial(_or_error, partial(self._read, any_length=sizes is not None))
+
+        def read(path: str | Path | AudioError) -> Source:
+            try:
+                if isinstance(path, AudioError):
+                    return path
+                if sizes:
+                    samples, sample_rate = read_header(path)
+                    if samples > LONGEST * sample_rate:
+                        return Path(path)
+                return read_audio(path, self.sample_rate, LONGEST)
+            except AudioError as error:
+                return error
+
         return self._answers(_read_ahead(read, paths), sizes)
 
     def timeline(
@@ -209,7 +225,7 @@ class Predictor:
         """
         if len(self.members) > 1:
             raise ConfigError(f"an ensemble of {len(self.members)} networks cannot stream; load one of its runs")
-        return Stream(self.variables, self.config, sample_rate, self._prediction)
+        return Stream(self.members[0], sample_rate, self._prediction)
 
     def export(self, path: str | Path) -> None:
         """Writes one file that `load` reads, and any program that has JAX: docs/export.md.
@@ -237,15 +253,6 @@ class Predictor:
         recording = prepare_samples(samples, sample_rate, self.sample_rate, longest)
         check_recording(recording, self.sample_rate)
         return recording
-
-    def _read(self, path: str | Path | AudioError, any_length: bool) -> Recording | Path:
-        if isinstance(path, AudioError):
-            raise path
-        if any_length:
-            samples, sample_rate = read_header(path)
-            if samples > LONGEST * sample_rate:
-                return Path(path)
-        return read_audio(path, self.sample_rate, LONGEST)
 
     def _answers(
         self, sources: Iterable[Source], sizes: tuple[int, int] | None = None
@@ -290,11 +297,8 @@ class Predictor:
             answers = iter(self._recognize([part.samples for part in group if part.samples.any()], ROWS, length))
             for start, samples in group:
                 span = start / self.sample_rate, (start + len(samples)) / self.sample_rate
-                if samples.any():
-                    answer = next(answers)
-                    yield Window(*span, answer.label, answer.probabilities)
-                else:
-                    yield Window(*span, None, None)
+                answer = next(answers) if samples.any() else None
+                yield Window(*span, *((answer.label, answer.probabilities) if answer else (None, None)))
 
     def _recognize(self, waveforms: Sequence[Recording], rows: int, length: int | None = None) -> list[Prediction]:
         """The emotions of recordings, padded to `length` samples or, if None, to the next bucket's."""
@@ -320,20 +324,13 @@ def _take(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield taken
 
 
-def _or_error(read: Callable[[T], Recording | Path], item: T) -> Source:
-    try:
-        return read(item)
-    except AudioError as error:
-        return error
-
-
 def _read_ahead(read: Callable[[T], Source], items: Iterable[T]) -> Iterator[Source]:
-    """`map(read, items)`, some of them at a time in threads."""
+    """`map(read, items)` in threads, some items ahead."""
     with ThreadPoolExecutor(READING_THREADS) as pool:
         waiting: deque[Future[Source]] = deque()
         for item in items:
             waiting.append(pool.submit(read, item))
-            if len(waiting) > _READ_AHEAD:
+            if len(waiting) > 2 * READING_THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -24,26 +24,25 @@ from dslstm_jax.features import Features, extract_features
 from dslstm_jax.models.branches import Read
 from dslstm_jax.models.pooling import combine
 from dslstm_jax.models.receptive_field import ReceptiveField, receptive_fields
-from dslstm_jax.models.recognizer import BranchLogits, Recognizer, Variables, average, count_classes
+from dslstm_jax.models.recognizer import Recognizer, Variables, average, count_classes
+from dslstm_jax.serving.export import Member
 
 if TYPE_CHECKING:
     from dslstm_jax.serving.predictor import Prediction
 
 STEP = 0.5
 """Seconds of sound that a step adds."""
-_ALL = np.iinfo(np.int32).max
-"""As the end of a part's frames: all that there are."""
 
 
 class Part(NamedTuple):
     """A cut-out of each recording of a batch, for one of the sequences that the recurrences read."""
 
-    waveforms: Float[Array, "B N"]
+    waveforms: Float[Any, "B N"]
     """Samples in [-1, 1], valid up to `lengths`."""
-    lengths: Int[Array, " B"]
-    first: Int[Array, " B"]
+    lengths: Int[Any, " B"]
+    first: Int[Any, " B"]
     """The first frame of the sequence that is new, and the same as in the whole recording."""
-    end: Int[Array, " B"]
+    end: Int[Any, " B"]
     """The frame behind the last one of these."""
 
 
@@ -53,43 +52,38 @@ def check_causal(config: RecognizerConfig) -> None:
     Raises:
       ConfigError: one does; the message names the field.
     """
-    model = config.model
-    frames = [spectrogram.frames for spectrogram in config.features.spectrograms]
+    features, model = config.features, config.model
+    frames = [spectrogram.frames for spectrogram in features.spectrograms]
     if model.spectrogram_branch != "none" and any(frames):
         raise ConfigError(
             f"features.spectrograms: frames are {frames}, and stretching needs the whole recording; to stream they "
             "must be 0: train a model with that, as configs/pretrained.py does"
         )
-    if config.features.trim:
-        raise ConfigError(
-            f"features.trim is {config.features.trim}, which needs the peak of the whole recording; to stream it "
-            "must be 0: train a model with that"
-        )
-    if model.normalize == "utterance":
-        raise ConfigError(
-            "model.normalize is utterance, which needs the whole recording; to stream it must be corpus or none: "
-            "train a model with that"
-        )
-    if model.bidirectional:
-        raise ConfigError(
-            "model.bidirectional is True, which needs the end of the recording; to stream it must be False: train a "
-            "model with that"
-        )
+    for field, value, waits, needed, allowed in (
+        ("features.trim", features.trim, features.trim > 0, "the peak of the whole recording", "0"),
+        ("model.normalize", model.normalize, model.normalize == "utterance", "the whole recording", "corpus or none"),
+        ("model.bidirectional", True, model.bidirectional, "the end of the recording", "False"),
+    ):
+        if waits:
+            raise ConfigError(
+                f"{field} is {value}, which needs {needed}; to stream it must be {allowed}: train a model with that"
+            )
 
 
-def read_parts(
+@partial(jax.jit, static_argnames="config")
+def step(
     variables: Variables, before: tuple[Read, ...] | None, parts: tuple[Part, ...], *, config: RecognizerConfig
-) -> tuple[tuple[BranchLogits, ...], tuple[Read, ...]]:
-    """`forward` of recordings that are given part by part.
+) -> tuple[Float[Array, "B C"], tuple[Read, ...]]:
+    """`predict` for recordings that are given part by part.
 
     Args:
       variables: the recognizer's weights and running statistics.
-      before: what the last call found; None before the first.
+      before: what the last step found; None before the first.
       parts: one for each of `receptive_fields`.
       config: features and model.
 
     Returns:
-      Each branch's logits, of what has been read so far; and what was found, for the next call.
+      The probability of each emotion, of what has been read so far; and what was found, for the next step.
     """
     recognizer = Recognizer(config, count_classes(variables)).bind(variables)
     sequences = recognizer.encode(_features(parts, config))
@@ -99,7 +93,8 @@ def read_parts(
         found = tuple(
             new._replace(summary=combine(old.summary, new.summary)) for old, new in zip(before, found, strict=True)
         )
-    return recognizer.classify([read.summary for read in found]), found
+    branches = recognizer.classify([read.summary for read in found])
+    return jax.nn.softmax(average(branches), axis=-1), found
 
 
 def _features(parts: tuple[Part, ...], config: RecognizerConfig) -> Features:
@@ -107,28 +102,10 @@ def _features(parts: tuple[Part, ...], config: RecognizerConfig) -> Features:
     found = [extract_features(part.waveforms, part.lengths, config.features) for part in parts]
     together = config.model.spectrogram_branch != "lstm"
     sources = [found[0 if together else index] for index in range(len(config.features.spectrograms))]
-    return Features(
-        found[-1].mfcc,
-        found[-1].mfcc_lengths,
-        tuple(source.spectrograms[index] for index, source in enumerate(sources)),
-        tuple(source.spectrogram_lengths[index] for index, source in enumerate(sources)),
+    return found[-1]._replace(
+        spectrograms=tuple(source.spectrograms[index] for index, source in enumerate(sources)),
+        spectrogram_lengths=tuple(source.spectrogram_lengths[index] for index, source in enumerate(sources)),
     )
-
-
-@partial(jax.jit, static_argnames="config")
-def step(
-    variables: Variables, before: tuple[Read, ...] | None, parts: tuple[Part, ...], *, config: RecognizerConfig
-) -> tuple[Float[Array, "B C"], tuple[Read, ...]]:
-    """The probability of each emotion after one more part of a recording, and what to give to the next step; see
-    `read_parts`."""
-    branches, found = read_parts(variables, before, parts, config=config)
-    return jax.nn.softmax(average(branches), axis=-1), found
-
-
-def _row(value: npt.ArrayLike) -> Any:
-    """As a batch of one."""
-    values = np.asarray(value)
-    return values.astype(np.float32 if values.dtype.kind == "f" else np.int32)[None]
 
 
 class Stream:
@@ -137,24 +114,9 @@ class Stream:
     What an answer is does not depend on how the sound was cut into pushes.
     """
 
-    def __init__(
-        self,
-        variables: Variables,
-        config: RecognizerConfig,
-        sample_rate: float,
-        answer: Callable[[Float[np.ndarray, " C"], float], "Prediction"],
-    ) -> None:
-        """
-        Args:
-          variables: the recognizer's weights and running statistics.
-          config: features and model.
-          sample_rate: of the samples that will be pushed, in hertz.
-          answer: makes a prediction of probabilities and seconds.
-
-        Raises:
-          AudioError: a rate that no recording has.
-          ConfigError: the model needs the whole recording.
-        """
+    def __init__(self, member: Member, sample_rate: float, answer: Callable[..., "Prediction"]) -> None:
+        """`answer` makes a prediction of probabilities and seconds; `Predictor.stream` says what is raised."""
+        variables, config = member
         check_causal(config)
         # cuDNN does not take frames that begin late.
         self._config = replace(config, model=replace(config.model, lstm_backend="scan"))
@@ -252,6 +214,6 @@ class Stream:
             waveform[: len(cut)] = cut
             length = max(self._count, field.shortest) - start if ended else self._count - start
             first = read - start // field.hop
-            end = _ALL if ended else first + field.complete(self._count) - read
-            parts.append(Part(_row(waveform), _row(length), _row(first), _row(end)))
+            end = np.iinfo(np.int32).max if ended else first + field.complete(self._count) - read
+            parts.append(Part(waveform[None], *np.array([[length], [first], [end]], np.int32)))
         return tuple(parts)

@@ -35,42 +35,6 @@ HOP = 0.5
 """Seconds between windows, in recordings short enough for that."""
 MOST_WINDOWS = 300
 """A longer recording has its windows further apart: at ten minutes, side by side."""
-_PEAKS = 600
-"""Points of the waveform's picture."""
-
-_PAGE = Path(__file__).with_name("page.html")
-
-
-class Recognition:
-    """One recognizer, which answers one request at a time and lets PLACES - 1 wait."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
-        self.taken = 0
-        self._turn = asyncio.Lock()
-
-    async def answer(self, request: Request) -> dict[str, Any]:
-        """The answer to the sound in the body of a request.
-
-        Raises:
-          HTTPException: the body is empty, too large or too slow; all places are taken.
-          ClientDisconnect: nobody waits for the answer.
-          AudioError: the sound cannot be read or used.
-        """
-        if self.taken >= PLACES:
-            raise HTTPException(503, "busy with other recordings; try again in a moment", {"Retry-After": "5"})
-        self.taken += 1
-        try:
-            # The name the user gave is never seen here: the file has our own, in a folder that only we can read.
-            with TemporaryDirectory(prefix="dslstm_") as folder:
-                path = Path(folder) / "upload"
-                await _receive(request, path)
-                async with self._turn:
-                    if await request.is_disconnected():
-                        raise ClientDisconnect
-                    return await run_in_threadpool(recognize, self.predictor, path)
-        finally:
-            self.taken -= 1
 
 
 def recognize(predictor: Predictor, path: Path) -> dict[str, Any]:
@@ -91,7 +55,7 @@ def recognize(predictor: Predictor, path: Path) -> dict[str, Any]:
     prediction = predictor(samples, predictor.sample_rate)
     hop = max(HOP, prediction.duration_seconds / MOST_WINDOWS)
     windows = predictor.timeline(samples, predictor.sample_rate, WINDOW, hop)
-    parts = min(_PEAKS, len(samples))
+    parts = min(600, len(samples))  # points of the waveform's picture
     peaks = np.maximum.reduceat(np.abs(samples), np.arange(parts) * len(samples) // parts)
     return {
         **vars(prediction),
@@ -105,11 +69,11 @@ def make_app(predictor: Predictor, name: str) -> Starlette:
     """The page (`GET /`), its endpoint (`POST /predict`) and `GET /health`, as an ASGI application.
 
     Args:
-      predictor: answers one request at a time, and is the only copy of the model.
+      predictor: answers one request at a time, while PLACES - 1 wait, and is the only copy of the model.
       name: of the model, as the page shows it.
     """
-    recognition = Recognition(predictor)
-    page = _PAGE.read_text(encoding="utf-8")
+    turn, received = asyncio.Lock(), set[Request]()
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     safe = {"Content-Security-Policy": _policy(page), "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
     def show(_: Request) -> Response:
@@ -118,19 +82,31 @@ def make_app(predictor: Predictor, name: str) -> Starlette:
     def health(_: Request) -> Response:
         state = {"status": "ok", "model": name, "labels": predictor.labels, "sample_rate": predictor.sample_rate}
         limits = {"largest_bytes": LARGEST, "longest_seconds": LONGEST}
-        return _json({**state, **limits, "places": PLACES, "taken": recognition.taken})
+        return _json({**state, **limits, "places": PLACES, "taken": len(received)})
 
     async def predict(request: Request) -> Response:
         if request.headers.get("Sec-Fetch-Site") == "cross-site":
             raise HTTPException(403, "another site's page may not use this recognizer")
         if request.headers.get("Content-Type", "").startswith("multipart/"):
             raise HTTPException(415, "send the file itself as the body, not a form: curl --data-binary @FILE")
+        if len(received) >= PLACES:
+            raise HTTPException(503, "busy with other recordings; try again in a moment", {"Retry-After": "5"})
+        received.add(request)
         try:
-            return _json(await recognition.answer(request))
+            # The name the user gave is never seen here: the file has our own, in a folder that only we can read.
+            with TemporaryDirectory(prefix="dslstm_") as folder:
+                path = Path(folder) / "upload"
+                await _receive(request, path)
+                async with turn:
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
+                    return _json(await run_in_threadpool(recognize, predictor, path))
         except AudioError as error:
             raise HTTPException(422, str(error)) from error
         except ClientDisconnect:
             return Response(status_code=400)  # which nobody reads
+        finally:
+            received.remove(request)
 
     routes = [Route("/", show), Route("/health", health), Route("/predict", predict, methods=["POST"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _refuse, Exception: _fail})

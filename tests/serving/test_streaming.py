@@ -27,7 +27,7 @@ from dslstm_jax.errors import AudioError, ConfigError
 from dslstm_jax.features import pitch
 from dslstm_jax.models.pooling import Summary, combine
 from dslstm_jax.models.receptive_field import receptive_fields
-from dslstm_jax.models.recognizer import average, initialize
+from dslstm_jax.models.recognizer import initialize
 from dslstm_jax.serving import streaming
 from dslstm_jax.serving.predictor import Prediction, Predictor, predict
 
@@ -144,7 +144,7 @@ def test_a_frame_depends_on_its_receptive_field_alone(case):
 
     @jax.jit
     def logits(parts):
-        return average(streaming.read_parts(predictor.variables, None, parts, config=predictor.config)[0])
+        return jnp.log(streaming.step(predictor.variables, None, parts, config=predictor.config)[0])
 
     def alone(number, samples, frame):
         """The logits of one frame of the `number`-th sequence, and of no frame of the others."""
