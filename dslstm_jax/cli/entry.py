@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from dslstm_jax import __version__
 from dslstm_jax.cli import benchmark, data, serving, training
 from dslstm_jax.cli.flags import FILE_ONLY, registry
 from dslstm_jax.config import load_config
@@ -32,6 +33,10 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "prepare": (data.Prepare, data.prepare_records),
     "import-torch": (training.ImportTorch, training.import_torch),
     "benchmark": (benchmark.Benchmark, benchmark.benchmark),
+}
+INTERRUPTED = dict.fromkeys(("train", "crossval"), "; go on with --resume") | {
+    "prepare": "; the same command goes on from here",
+    "predict": "; with --output, go on with --resume",
 }
 
 
@@ -76,8 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from dslstm_jax import __version__
-
         print(__version__)
         return 0
     for stream in (sys.stdout, sys.stderr):
@@ -102,13 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dslstm {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hints = {
-            "train": "; go on with --resume",
-            "crossval": "; go on with --resume",
-            "prepare": "; the same command goes on from here",
-            "predict": "; with --output, go on with --resume",
-        }
-        print(f"dslstm {command}: interrupted{hints.get(command, '')}", file=sys.stderr)
+        print(f"dslstm {command}: interrupted{INTERRUPTED.get(command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
-from tyro.constructors import (
-    ConstructorRegistry,
-    PrimitiveConstructorSpec,
-    StructConstructorSpec,
-    StructFieldSpec,
-    StructTypeInfo,
-)
+from tyro import constructors
 
 from dslstm_jax.config import CorpusConfig
 from dslstm_jax.errors import ConfigError
@@ -32,11 +26,11 @@ FILE_ONLY = (
 )
 """Fields without a flag."""
 
-registry = ConstructorRegistry()
+registry = constructors.ConstructorRegistry()
 
 
 @registry.struct_rule
-def _dataclass_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+def _dataclass_rule(info: constructors.StructTypeInfo) -> constructors.StructConstructorSpec | None:
     """Our dataclasses, with the first sentence of a field's docstring as its help."""
     kind: Any = info.type
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__.startswith("dslstm_jax.")):
@@ -45,7 +39,7 @@ def _dataclass_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
     default = info.default if isinstance(info.default, kind) else None
     hints = get_type_hints(kind, include_extras=True)
     fields = [
-        StructFieldSpec(
+        constructors.StructFieldSpec(
             name=field.name,
             type=_PARTS if hints[field.name] == tuple[CorpusConfig, ...] else _plain(hints[field.name]),
             default=getattr(kind if default is None else default, field.name, tyro.MISSING_NONPROP),
@@ -59,7 +53,7 @@ def _dataclass_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         return kind(**values) if default is None else dataclasses.replace(default, **values)
 
     build.__doc__ = kind.__doc__  # heads the flags
-    return StructConstructorSpec(instantiate=build, fields=tuple(fields))
+    return constructors.StructConstructorSpec(instantiate=build, fields=tuple(fields))
 
 
 def _plain(hint: Any) -> Any:
@@ -84,7 +78,7 @@ def _parse_part(value: str) -> CorpusConfig:
 
 _PARTS = Annotated[
     tuple[CorpusConfig, ...],
-    PrimitiveConstructorSpec(
+    constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[NAME=DIR [NAME=DIR ...]]",
         instance_from_str=lambda values: tuple(map(_parse_part, values)),

@@ -63,8 +63,7 @@ def predict(arguments: Predict) -> int:
         format_name,
         output,
         resume=arguments.resume,
-        window=arguments.window if arguments.timeline else None,
-        hop=arguments.hop,
+        timeline=(arguments.window, arguments.hop) if arguments.timeline else None,
         pictures=arguments.pictures,
     )
     shown = progress_bar(Console(stderr=True), "files answered", len(inputs), log_every=30.0)

@@ -61,8 +61,7 @@ class FeaturesConfig:
     """The resolutions the CNNs read; the DS-LSTM takes two, the finer in time first."""
 
     def __post_init__(self) -> None:
-        least, most, said = AT_LEAST_0
-        check("features", self, {"trim": (least, most, f"{said}, in decibels below the peak")})
+        check("features", self, {"trim": (*AT_LEAST_0[:2], "at least 0, in decibels below the peak")})
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,7 @@ def answer_files(
     output: Path | None = None,
     *,
     resume: bool = False,
-    window: float | None = None,
-    hop: float = 1.0,
+    timeline: tuple[float, float] | None = None,
     pictures: Path | None = None,
 ) -> Iterator[Answer]:
     """Recognizes files, and writes each answer before it is yielded.
@@ -68,8 +67,7 @@ def answer_files(
       format_name: one of FORMATS.
       output: the file to write; until it is whole the answers are kept in FILE.part. None: stdout.
       resume: go on from FILE.part.
-      window: seconds; if given, each answer has a timeline. See `Predictor.files`.
-      hop: seconds from one window to the next.
+      timeline: the window and the hop of each answer's timeline, in seconds; see `Predictor.files`.
       pictures: the folder for a picture of each timeline; by default the folder of `output`.
 
     Raises:
@@ -78,7 +76,7 @@ def answer_files(
     """
     names = [name for name, _ in inputs]
     folder = pictures or (output and output.parent)
-    drawn = _picture_paths(folder, names) if folder and window is not None else []
+    drawn = _picture_paths(folder, names) if folder and timeline else []
     begin = partial(FORMATS[format_name], labels=predictor.labels, paths=names)
 
     def draw(name: str, answer: Answer, picture: Path) -> Answer:
@@ -88,6 +86,7 @@ def answer_files(
         return answer
 
     def answer(start: int) -> Iterator[Answer]:
+        window, hop = timeline or (None, 1.0)
         answers = predictor.files([source for _, source in inputs[start:]], window=window, hop=hop)
         return map(draw, names[start:], answers, drawn[start:]) if drawn else answers
 
@@ -101,7 +100,7 @@ def answer_files(
             yield found
         return
     kept = output.with_name(f"{output.name}.part")
-    identity = job_identity(predictor, names, () if window is None else (window, hop))
+    identity = job_identity(predictor, names, timeline or ())
     yield from answer_and_keep(kept, identity, names, answer, resume=resume)
     with (
         whole_file(output) as temporary,
@@ -129,12 +128,12 @@ def answer_and_keep(
     """The answers for all names; each is in the file `kept` before it is yielded.
 
     Args:
-      kept: JSON lines: `{"job": IDENTITY}`, then the rows of `to_row`. A half-written end is cut off.
-      identity: from `job_identity`.
+      kept: JSON lines: `{"job": IDENTITY}` from `job_identity`, then the rows of `to_row`.
+      identity: of the job.
       names: of the files, in order.
       answer: gives the answers from an index on.
-      resume: take over what is in `kept`, as far as whole groups of the predictor go, so that the answers are those
-        of an undisturbed run to the last bit. Else, or if there is no such file, it is begun anew.
+      resume: take over what is in `kept`, as far as whole groups of the predictor go: the answers are then those of
+        an undisturbed run to the last bit.
 
     Raises:
       RunError: the file belongs to another job, or cannot be written.

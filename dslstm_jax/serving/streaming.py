@@ -154,8 +154,7 @@ class Stream:
         Raises:
           AudioError: the samples make no sense. The stream is then as it was before, and may go on.
         """
-        self._check_open()
-        return self._take(self._resampler(mono_part(samples)))
+        return self._take(mono_part(samples))
 
     def finish(self) -> "Prediction":
         """The emotion of the whole recording, as `Predictor.__call__` gives it; nothing can be pushed after it.
@@ -163,18 +162,14 @@ class Stream:
         Raises:
           AudioError: there is too little sound or only digital silence.
         """
-        self._check_open()
-        self._ended = True
-        self._take(self._resampler(np.zeros(0, np.float32), last=True))
+        self._take(np.zeros(0, np.float32), last=True)
         check_sound(self._count, self._silent, self._sample_rate)
         return self._step(ended=True)
 
-    def _check_open(self) -> None:
+    def _take(self, samples: Float32[np.ndarray, " N"], last: bool = False) -> "Prediction | None":
         if self._ended:
             raise AudioError("the stream has ended; begin another one with Predictor.stream")
-
-    def _take(self, samples: Float32[np.ndarray, " N"]) -> "Prediction | None":
-        answer = None
+        samples, self._ended, answer = self._resampler(samples, last), last, None
         while len(samples):
             missing = self._stepped + self._hop - self._count
             new, samples = samples[:missing], samples[missing:]
