@@ -39,7 +39,8 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         value = part.pop(field)
         if fixed is not None and value != fixed:
             raise ConfigError(
-                f"{name} is {value}, and this version knows {fixed} only; dslstm_jax 0.1.0 at commit fa28c09 can run it"
+                f"{name} is {value}, and this version knows {fixed} only; "
+                "dslstm_jax 0.1.0 at commit fa28c09 can run it"
             )
     if isinstance(new.get("corpus"), dict):
         new["corpus"] = _upgrade_corpus(new["corpus"])
