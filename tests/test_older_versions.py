@@ -47,7 +47,7 @@ def test_the_file_and_the_run_hold_the_same_recognizer():
     jax.tree.map(np.testing.assert_array_equal, run.variables, file.variables)
 
 
-def test_the_run_is_evaluated_and_gone_on_with(run, tones, tmp_path):
+def test_the_run_is_evaluated_and_gone_on_with(run):
     single = ParallelConfig(mode="single")
     evaluated = dslstm_jax.evaluate(run, "validation", parallel=single)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])

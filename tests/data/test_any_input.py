@@ -186,7 +186,7 @@ def test_any_array_at_any_rate(predictor, capfd):
                 predictor.timeline(samples, rate)  # type: ignore[arg-type]
         check_answer(alone, predictor)
         assert type(alone) is type(answer)
-        if isinstance(alone, AudioError):
+        if isinstance(alone, AudioError) and rate is not None:  # without a rate a call takes it for a file
             assert str(alone) == str(answer)
         kinds["refused" if isinstance(alone, AudioError) else "answered"] += 1
 
