@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dslstm_jax.config import Config, from_dict, to_dict
 from dslstm_jax.data.dataset import Dataset
-from dslstm_jax.data.splits import Split, describe, make_folds
+from dslstm_jax.data.splits import describe, make_folds
 from dslstm_jax.errors import RunError
 from dslstm_jax.evaluation.calibration import calibrate
 from dslstm_jax.evaluation.evaluate import Evaluation, evaluate
@@ -112,11 +112,12 @@ def crossvalidate(
     """
     split = config.split
     splits = make_folds(dataset.corpus.utterances, split.protocol, split.seed, validation=split.validation)
-    jobs = [
-        _job(path, config, dataset, split, fold, config.training.seed + seed)
-        for fold, split in enumerate(splits)
-        for seed in range(seeds)
-    ]
+    jobs = []
+    for fold, of_fold in enumerate(splits):
+        folds = describe(dataset.corpus.utterances, of_fold)
+        for seed in range(config.training.seed, config.training.seed + seeds):
+            of_run = replace(config, split=replace(split, fold=fold), training=replace(config.training, seed=seed))
+            jobs.append(_Job(_run_folder(path, fold, seed), of_run, replace(dataset, split=of_fold), folds))
     share, shares = shard
     own = jobs[share - 1 :: shares]
     # Another shard may have begun the folder.
@@ -131,10 +132,9 @@ def crossvalidate(
         console.print(throughput.describe(), highlight=False, soft_wrap=True)
     if runs := sum(not job.finished for job in jobs):
         return Unfinished(told_to_end, runs)
-    outcomes = [_outcome(job) for job in jobs]
-    folds = [job.folds for job in jobs[::seeds]]
+    outcomes, sides = [_outcome(job) for job in jobs], [job.folds for job in jobs[::seeds]]
     measured = throughput if throughput.utterances else None
-    return summarize(dataset.corpus, folds, outcomes, config, describe_environment(), measured)
+    return summarize(dataset.corpus, sides, outcomes, config, describe_environment(), measured)
 
 
 def read_curves(path: Path, results: Mapping[str, Any]) -> list[list[EpochRecord]]:
@@ -149,12 +149,6 @@ def read_curves(path: Path, results: Mapping[str, Any]) -> list[list[EpochRecord
     """
     runs = [open_run(_run_folder(path, run["fold"], run["seed"])) for run in results["runs"]]
     return [(run.selected_by or run).read_records() for run in runs]
-
-
-def _job(path: Path, config: Config, dataset: Dataset, split: Split, fold: int, seed: int) -> _Job:
-    own = replace(config, split=replace(config.split, fold=fold), training=replace(config.training, seed=seed))
-    folds = describe(dataset.corpus.utterances, split)
-    return _Job(_run_folder(path, fold, seed), own, replace(dataset, split=split), folds)
 
 
 def _run_folder(path: Path, fold: int, seed: int) -> Path:

@@ -120,7 +120,8 @@ def _contender(row: Row) -> str:
 
 
 def _draw_lines(figure: "Figure", rows: Sequence[Row]) -> None:
-    """The median times over the number that was varied most, in one panel for each combination of all else."""
+    """The median times over the number that was varied most, in one panel for each combination of all else: ours in
+    one color and several dashes, each peer with a color and a marker of its own."""
     values = {name: list(dict.fromkeys(row[name] for row in rows)) for name in _case_columns(rows[0])}
     numbers = [name for name, found in values.items() if not isinstance(found[0], str)]
     along = max(numbers, key=lambda name: len(values[name]))
@@ -132,7 +133,12 @@ def _draw_lines(figure: "Figure", rows: Sequence[Row]) -> None:
     names, downs, acrosses = (list(dict.fromkeys(found)) for found in zip(*lines, strict=True))
     figure.set_size_inches(2 + 2.2 * len(acrosses), 1.5 + 2.2 * len(downs))
     axes = figure.subplots(len(downs), len(acrosses), squeeze=False, sharex=True, sharey="row")
-    styles, handles = _line_styles(names), {}
+    ours = [name for name in names if name.startswith("dslstm_jax")]
+    peers = [name for name in names if name not in ours]
+    dashes = ("-", "--", ":", "-.")
+    styles = {name: {"color": BLUE, "ls": dashes[i % 4], "marker": "o"} for i, name in enumerate(ours)}
+    styles |= {name: {"color": f"C{1 + i}", "marker": "sv^Dx"[i % 5], "lw": 1} for i, name in enumerate(peers)}
+    handles: dict[str, Any] = {}
     for (name, named_down, named_across), points in lines.items():
         panel = axes[downs.index(named_down)][acrosses.index(named_across)]
         times, places = [point["median ms"] for point in points], [point[along] for point in points]
@@ -149,16 +155,6 @@ def _draw_lines(figure: "Figure", rows: Sequence[Row]) -> None:
     for panel in axes[-1]:
         panel.set_xlabel(along)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(handles), len(acrosses)))
-
-
-def _line_styles(names: list[str]) -> dict[str, dict[str, Any]]:
-    """One color and several dashes for ours, a color and a marker for each peer."""
-    ours = [name for name in names if name.startswith("dslstm_jax")]
-    peers = [name for name in names if name not in ours]
-    return {
-        **{name: {"color": BLUE, "ls": ("-", "--", ":", "-.")[i % 4], "marker": "o"} for i, name in enumerate(ours)},
-        **{name: {"color": f"C{1 + i}", "marker": "sv^Dx"[i % 5], "lw": 1} for i, name in enumerate(peers)},
-    }
 
 
 def _draw_bars(figure: "Figure", cases: Mapping[str, Sequence[Row]]) -> None:

@@ -4,8 +4,9 @@ A confusion matrix counts utterances, rows the truth and columns the prediction 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,6 @@ from dslstm_jax.ops.metrics import Matrix, macro_f1, recalls, unweighted_accurac
 from dslstm_jax.reporting.style import BLUE, INK, ORANGE, picture
 from dslstm_jax.reporting.tables import format_percent, markdown_table
 from dslstm_jax.util.files import make_folder, write_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def draw_confusion(matrix: Matrix, labels: Sequence[str], path: str | Path, title: str) -> None:
@@ -79,10 +77,14 @@ def draw_curves(
 
     with picture(path, title, 10, 4) as figure:
         loss, accuracy = figure.subplots(1, 2)
-        for side, color in (("train", ORANGE), ("validation", BLUE)):
-            _draw_curve(loss, records, f"{side}_loss", side, color, "-")
-            _draw_curve(accuracy, records, f"{side}_ua", f"{side} UA", color, "-")
-            _draw_curve(accuracy, records, f"{side}_wa", f"{side} WA", color, "--")
+        sides = ("train", ORANGE), ("validation", BLUE)
+        curves = ("loss", loss, "", "-"), ("ua", accuracy, " UA", "-"), ("wa", accuracy, " WA", "--")
+        for (side, color), (name, axes, label, line) in product(sides, curves):
+            known = [row for row in records if row.get(f"{side}_{name}") is not None]
+            if known:
+                epochs, values = zip(*((row["epoch"], row[f"{side}_{name}"]) for row in known), strict=True)
+                marker = "o" if len(known) == 1 else None  # one point makes no line
+                axes.plot(epochs, values, color=color, ls=line, lw=1.6, marker=marker, label=side + label)
         loss.set(ylabel="loss (cross-entropy)", ylim=(0, 1.05 * loss.get_ylim()[1]))
         accuracy.set(ylabel="accuracy", ylim=(0, 1.02))
         accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -94,16 +96,6 @@ def draw_curves(
             axes.grid(axis="y")
             if axes.get_legend_handles_labels()[0]:
                 axes.legend()
-
-
-def _draw_curve(
-    axes: "Axes", records: Sequence[Mapping[str, Any]], key: str, label: str, color: str, style: str
-) -> None:
-    points = [(row["epoch"], row[key]) for row in records if row.get(key) is not None]
-    if points:
-        epochs, values = zip(*points, strict=True)
-        marker = "o" if len(points) == 1 else None  # one point makes no line
-        axes.plot(epochs, values, color=color, linestyle=style, linewidth=1.6, marker=marker, label=label)
 
 
 def write_report(
