@@ -17,11 +17,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # which shares the programs of the process that started it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 # Later jaxlibs have one kind of emitters, and end at a flag that they do not know.
-_plain_emitters = "--xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10.")
+_plain = (
+    "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
+) * importlib.metadata.version("jaxlib").startswith("0.10.")
 os.environ |= {
     # Most of the tests' time goes into compiling, most of that into LLVM's optimizer, and most of the rest into the
-    # emitters of fused loops; the plain ones take a third of the time. test_quickstart.py runs without these flags.
-    "XLA_FLAGS": f"--xla_backend_optimization_level=0 {_plain_emitters}",
+    # emitters of fused loops; the plain ones take a third of the time. A program in one part takes less than one in
+    # parts, which idle cores would compile at once. test_quickstart.py runs without these flags.
+    "XLA_FLAGS": f"--xla_backend_optimization_level=0 {_plain}",
     "JAX_NUM_CPU_DEVICES": "2",
     "OMP_NUM_THREADS": "1",  # pytest's workers have a core each, and threads that wait for others turn in circles
     "PJRT_NPROC": "16",  # with as many threads as cores, devices can wait for each other forever
