@@ -161,16 +161,13 @@ def train(
         variable_shapes(config.recognizer, len(dataset.corpus.labels))  # refuses what cannot be built
         for line in _describe_sides(dataset):
             display.tell(line)
-        run = None
         with devices.told_to_stop() as told_to_stop:
             for folder, own in stages(path, config, dataset, devices, display.tell, resume=resume):
-                run = folder
                 if not fit(folder, own, parallel=devices, display=display, told_to_stop=told_to_stop):
                     return Run(folder.path, parallel=settings, dataset=own)
-        assert run is not None
-        trained = Run(path, parallel=settings, dataset=dataset)
+        trained = Run(path, parallel=settings, dataset=own)
         trained.evaluate("test")
-        temperature = calibrate(run, dataset, devices)
+        temperature = calibrate(folder, dataset, devices)
         fitted = "no temperature" if temperature is None else f"temperature {temperature:.2f}, fitted on validation"
         display.tell(fitted)
         return trained
@@ -224,18 +221,8 @@ def crossval(
         console = Console(quiet=not devices.leads)
         dataset = read_dataset(config)
         variable_shapes(config.recognizer, len(dataset.corpus.labels))
-        results = crossvalidate(
-            path,
-            config,
-            dataset,
-            seeds=seeds,
-            resume=resume,
-            vmap=vmap,
-            shard=shard,
-            parallel=devices,
-            console=console,
-            tested=_report,
-        )
+        options: dict[str, Any] = {"seeds": seeds, "resume": resume, "vmap": vmap, "shard": shard}
+        results = crossvalidate(path, config, dataset, **options, parallel=devices, console=console, tested=_report)
         if not isinstance(results, Unfinished) and devices.leads:
             title = f"{dataset.corpus.name}, cross-validation {path.name}"
             write_results(path / "report", results, read_curves(path, results), title=title)

@@ -209,10 +209,7 @@ _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backwar
 
 
 def _convolution_moments(
-    padded: Float[Array, "B T+ F+"],
-    kernel: Float[Array, "t f D"],
-    convolved: Frames,
-    axis_name: str | None,
+    padded: Float[Array, "B T+ F+"], kernel: Float[Array, "t f D"], convolved: Frames, axis_name: str | None
 ) -> Moments:
     """Moments of the convolution over its valid positions, from those of the patches under the kernel; rows of length
     0 are 0.

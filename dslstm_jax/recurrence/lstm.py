@@ -280,10 +280,7 @@ def lstm_stack(
 
 
 def lstm(
-    weights: LSTMWeights,
-    x: Float[Array, "B T F"],
-    mask: Bool[Array, "B T"],
-    initial: LSTMState | None = None,
+    weights: LSTMWeights, x: Float[Array, "B T F"], mask: Bool[Array, "B T"], initial: LSTMState | None = None
 ) -> tuple[Float[Array, "B T H"], LSTMState]:
     """One layer of `lstm_stack`."""
     outputs, (final,) = lstm_stack([weights], x, mask, None if initial is None else [initial])

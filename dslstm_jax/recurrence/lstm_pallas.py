@@ -135,12 +135,7 @@ def _keep(valid: Float[Array, "B 1"], new: LSTMState, old: LSTMState) -> LSTMSta
 
 
 def _forward(
-    weights: LSTMWeights,
-    x: Float[Array, "T B F"],
-    valid: Float[Array, "T B 1"],
-    initial: LSTMState,
-    *,
-    traced: bool,
+    weights: LSTMWeights, x: Float[Array, "T B F"], valid: Float[Array, "T B 1"], initial: LSTMState, *, traced: bool
 ) -> tuple[LSTMState, list[Array]]:
     """The final state; of each frame the hidden state after it and, if `traced`, the gates and the cell before."""
 

@@ -89,10 +89,7 @@ class Checkpoints:
         Raises:
           RunError: they cannot be saved.
         """
-        items = {
-            "variables": ocp.args.StandardSave(variables),
-            "progress": ocp.args.JsonSave(Progress().to_dict()),
-        }
+        items = {"variables": ocp.args.StandardSave(variables), "progress": ocp.args.JsonSave(Progress().to_dict())}
         self._save(0, items, score=0.0)
 
     def wait(self) -> None:

@@ -209,9 +209,7 @@ class Parallel:
             return jax.device_put(tree, self.devices[0])
         if self.mode == "pmap":
             return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (self._local, *np.shape(leaf))).copy(), tree)
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(self.everywhere, np.asarray(leaf)), tree
-        )
+        return self.copy(jax.tree.map(np.asarray, tree))
 
     def copy(self, tree: T) -> T:
         """A tree of the host's arrays, the same in every process, whole on every device."""
@@ -224,11 +222,7 @@ class Parallel:
         if self.mode != "pmap":
             return tree
         one = jax.tree.map(lambda leaf: leaf.addressable_data(0).reshape(leaf.shape[1:]), tree)
-        if self.share[1] == 1:
-            return one
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(self.everywhere, np.asarray(leaf)), one
-        )
+        return one if self.share[1] == 1 else self.copy(jax.tree.map(np.asarray, one))
 
     def train_step(self, config: Config, optimizer: AnyOptimizer) -> DeviceStep:
         """`step.train_step` on all devices; the state it is given is used up. The seed comes last."""

@@ -50,13 +50,7 @@ def first_stage(path: Path, config: Config) -> tuple[Path, Config]:
 
 
 def stages(
-    path: Path,
-    config: Config,
-    dataset: Dataset,
-    parallel: Parallel,
-    tell: Callable[[str], None],
-    *,
-    resume: bool,
+    path: Path, config: Config, dataset: Dataset, parallel: Parallel, tell: Callable[[str], None], *, resume: bool
 ) -> Iterator[tuple[RunFolder, Dataset]]:
     """The runs that are trained for a config, with their datasets; that of `path` is the last one.
 

@@ -11,13 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dslstm_jax.config import AugmentationConfig, Config, RecognizerConfig, TrainingConfig
 from dslstm_jax.data.batches import Batch
-from dslstm_jax.features.augmentation import (
-    augment_spectrograms,
-    augment_waveforms,
-    example_keys,
-    is_on,
-    mixup,
-)
+from dslstm_jax.features.augmentation import augment_spectrograms, augment_waveforms, example_keys, is_on, mixup
 from dslstm_jax.features.trimming import trim
 from dslstm_jax.models.recognizer import (
     BranchLogits,

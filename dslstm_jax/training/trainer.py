@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from rich.console import Console
 
-from dslstm_jax.data.batches import Batch, PlannedBatch, padding
+from dslstm_jax.data.batches import Batch, padding
 from dslstm_jax.data.dataset import Dataset
 from dslstm_jax.data.pipeline import Loader, make_loader
 from dslstm_jax.errors import RunError, first_three
@@ -232,14 +232,10 @@ class Epoch:
 
     def _check_finite(self, totals: Totals | None, batch: int) -> None:
         if totals is not None and not math.isfinite(totals.loss):
-            name = _name_batch(self._trainer.dataset, self._plan[batch - 1], self.number, batch)
+            utterances = self._trainer.dataset.corpus.utterances
+            paths = first_three([utterances[member].path for member in self._plan[batch - 1].members])
+            name = f"batch {batch} of epoch {self.number} ({paths})"
             raise RunError(f"the training loss is not finite in {name}; lower --training.learning-rate")
-
-
-def _name_batch(dataset: Dataset, batch: PlannedBatch, epoch: int, number: int) -> str:
-    """Such as "batch 3 of epoch 2 (a.wav, b.wav, c.wav and 29 more)"."""
-    paths = [dataset.corpus.utterances[member].path for member in batch.members]
-    return f"batch {number} of epoch {epoch} ({first_three(paths)})"
 
 
 def _describe_batches(loader: Loader) -> str:

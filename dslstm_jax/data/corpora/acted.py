@@ -75,9 +75,7 @@ EMODB = ActedCorpus(
 RAVDESS = ActedCorpus(
     "ravdess",
     About(
-        license="CC BY-NC-SA 4.0",
-        source="zenodo.org/records/1188976",
-        root="the folder with Actor_01/ to Actor_24/",
+        license="CC BY-NC-SA 4.0", source="zenodo.org/records/1188976", root="the folder with Actor_01/ to Actor_24/"
     ),
     folder="",
     # modality (03: audio only), channel (01: speech), emotion, intensity, statement, repetition, actor

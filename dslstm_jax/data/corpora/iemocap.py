@@ -7,9 +7,7 @@ from dslstm_jax.data.corpora.base import About, Corpus, Utterance, corpus_root, 
 from dslstm_jax.errors import CorpusError, first_three
 
 ABOUT = About(
-    license="by request",
-    source="USC SAIL (sail.usc.edu/iemocap)",
-    root="the folder with Session1/ to Session5/",
+    license="by request", source="USC SAIL (sail.usc.edu/iemocap)", root="the folder with Session1/ to Session5/"
 )
 # The release's names, in class order; excited counts as happy, and turns of any other label are left out.
 _EMOTIONS = {"hap": "happy", "exc": "happy", "neu": "neutral", "ang": "angry", "sad": "sad"}
