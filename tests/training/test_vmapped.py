@@ -74,16 +74,17 @@ def test_five_steps_of_runs_that_differ_in_seed_and_size_are_those_of_each_alone
     steps = [jax.jit(partial(train_step, config=config, optimizer=optimizer)) for optimizer in optimizers]
     together, lanes = stack(states), Lanes(seeds, which)
     learn = jax.jit(partial(train_step_of_all, config=config, optimizers=optimizers))
-    for step in range(5):
-        batches = [plan[step] if step < len(plan) else None for plan in plans]
-        for run, batch in enumerate(batches):
-            if batch is not None:
-                alone[run], totals = steps[which[run]](alone[run], batch, seeds[run])
-                told[run].append(totals)
-        together, totals = learn(together, *stack_batches(batches, 6)[:1], lanes, stack_batches(batches, 6)[1])
-        for run, batch in enumerate(batches):
-            if batch is not None:
-                assert_close(jax.tree.map(lambda leaf, run=run: leaf[run], totals), told[run][-1])
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules count in integers
+        for step in range(5):
+            batches = [plan[step] if step < len(plan) else None for plan in plans]
+            for run, batch in enumerate(batches):
+                if batch is not None:
+                    alone[run], totals = steps[which[run]](alone[run], batch, seeds[run])
+                    told[run].append(totals)
+            together, totals = learn(together, *stack_batches(batches, 6)[:1], lanes, stack_batches(batches, 6)[1])
+            for run, batch in enumerate(batches):
+                if batch is not None:
+                    assert_close(jax.tree.map(lambda leaf, run=run: leaf[run], totals), told[run][-1])
     assert list(together.step) == [5, 2, 5]
     for run, expected in enumerate(alone):
         assert_close(jax.tree.map(lambda leaf, run=run: leaf[run], together), expected)
