@@ -36,6 +36,7 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
+gc.set_threshold(100_000, 50, 50)  # JAX makes many objects that live; to look through them takes a tenth of the time
 
 MUCH = 3 * 2**30
 """Bytes that a process of pytest may keep from module to module."""
