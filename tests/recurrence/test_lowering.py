@@ -19,7 +19,7 @@ LOCAL = replace(Config(), training=replace(Config().training, batch_statistics="
 PARTS = replace(Config(), training=replace(Config().training, accumulate=2))
 CONFIGS = {"tiny": tiny_config("unused"), "paper": Config(), "local": LOCAL, "in parts": PARTS}
 TIME_STEPS = {"tiny": 6, "paper": 27}
-CNNS, BLOCKS, DS_LSTM_LAYERS = 2, 2, 2
+CNNS, BLOCKS = 2, 2
 
 
 @cache
@@ -45,7 +45,7 @@ def test_a_step_on_one_device_lowers_and_sums_nothing_up(name, platform):
 @pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.long), "paper"])
 def test_a_step_on_several_devices_sums_as_often_as_it_should(name, platform):
     found = all_reduces(runs(lowered(name, "shard_map", platform)))
-    steps = TIME_STEPS[name]
+    steps, layers = TIME_STEPS[name], CONFIGS[name].model.layers
     # A count is an array that is summed up; compilers put neighbors into one all-reduce.
     arrays = len(jax.tree.leaves(variable_shapes(CONFIGS[name], 4)["params"]))  # a gradient for each weight
     arrays += 3  # totals: loss, utterances, confusion
@@ -54,9 +54,9 @@ def test_a_step_on_several_devices_sums_as_often_as_it_should(name, platform):
     # Each further block: count and sum, then squares; in the gradient, those of squares and of the sum.
     arrays += CNNS * (BLOCKS - 1) * (3 + 2)
     # A DS-LSTM layer's outputs: all steps' moments in one array, and its gradient.
-    arrays += DS_LSTM_LAYERS * 2
+    arrays += layers * 2
     # A DS-LSTM layer's gates: at each step the moments in one array, and its gradient.
-    in_loops = DS_LSTM_LAYERS * 2
+    in_loops = layers * 2
     assert len(found) == arrays + in_loops
     assert sum(run.times for run in found) == arrays + in_loops * steps
     assert sorted({run.times for run in found}) == [1, steps]

@@ -77,7 +77,8 @@ def lively(config: RecognizerConfig, classes: int = 4) -> Predictor:
         variables.get("batch_stats", {}),
     )
     for branch in variables["params"].values():
-        branch["classifier"]["kernel"] *= 30
+        # With layer norm, whose outputs vary more, 30 would leave one class alone.
+        branch["classifier"]["kernel"] *= 5 if config.model.recurrent_norm == "layer" else 30
         for name in branch:
             if "gate_scale" in branch[name]:
                 branch[name]["gate_scale"] *= 10
