@@ -84,9 +84,9 @@ class Run:
         return self._folder.report / "report.md"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes what only one of several may write."""
-        return self._parallel.leads
+        return self._parallel.is_main
 
     @property
     def dataset(self) -> Dataset:
@@ -115,7 +115,7 @@ class Run:
         if split not in self._evaluated:
             result = evaluate_side(self._folder, self.dataset, split, self._parallel)
             self._evaluated[split] = result
-            if split == "test" and self.leads:
+            if split == "test" and self.is_main:
                 _report(self._folder, self.dataset, result)
         return self._evaluated[split]
 
@@ -155,15 +155,15 @@ def train(
     config, path, settings = _read_config(config), Path(workdir), parallel or ParallelConfig()
     with joined_processes(settings):
         devices = make_parallel(settings, config.training)
-        console = Console(quiet=not devices.leads)
+        console = Console(quiet=not devices.is_main)
         display = display_on(console, on_epoch)
         dataset = read_dataset(config)
         variable_shapes(config.recognizer, len(dataset.corpus.labels))  # refuses what cannot be built
         for line in _describe_sides(dataset):
             display.tell(line)
-        with devices.told_to_stop() as told_to_stop:
+        with devices.watch_preemption() as preempted:
             for folder, own in stages(path, config, dataset, devices, display.tell, resume=resume):
-                if not fit(folder, own, parallel=devices, display=display, told_to_stop=told_to_stop):
+                if not fit(folder, own, parallel=devices, display=display, preempted=preempted):
                     return Run(folder.path, parallel=settings, dataset=own)
         trained = Run(path, parallel=settings, dataset=own)
         trained.evaluate("test")
@@ -218,12 +218,12 @@ def crossval(
         settings = replace(settings, mode="single")
     with joined_processes(settings):
         devices = make_parallel(settings, config.training)
-        console = Console(quiet=not devices.leads)
+        console = Console(quiet=not devices.is_main)
         dataset = read_dataset(config)
         variable_shapes(config.recognizer, len(dataset.corpus.labels))
         options: dict[str, Any] = {"seeds": seeds, "resume": resume, "vmap": vmap, "shard": shard}
         results = crossvalidate(path, config, dataset, **options, parallel=devices, console=console, tested=_report)
-        if not isinstance(results, Unfinished) and devices.leads:
+        if not isinstance(results, Unfinished) and devices.is_main:
             title = f"{dataset.corpus.name}, cross-validation {path.name}"
             write_results(path / "report", results, read_curves(path, results), title=title)
         return results

@@ -72,7 +72,7 @@ def main(tones: str, output: str, devices: str, parallel: str, saved: str = "") 
         with Checkpoints(Path(saved)) as checkpoints:
             checkpoints.save(ways.gather(state), Progress())
     seen = [ways.gather(examine(state.variables, batch)) for batch in read()]
-    if ways.leads:
+    if ways.is_main:
         parameters = jax.tree.leaves(jax.tree.map(np.asarray, ways.gather(state.variables)))
         np.savez(
             output,

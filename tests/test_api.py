@@ -57,7 +57,7 @@ def test_a_trained_run_says_what_came_of_it(run, seen, config):
     assert run.records == seen
     assert run.config == config
     assert run.finished
-    assert run.leads
+    assert run.is_main
     assert run.labels == ("happy", "neutral", "angry", "sad")
     assert "UA" in run.report.read_text()
 

@@ -108,7 +108,7 @@ def train(arguments: Train) -> int:
     from dslstm_jax import api
 
     run = api.train(arguments.config, arguments.workdir, resume=arguments.resume, parallel=arguments.parallel)
-    if not run.leads:
+    if not run.is_main:
         return 0
     if not run.finished:
         return _stopped(arguments.resume)
@@ -136,7 +136,7 @@ def crossval(arguments: Crossval) -> int:
     if not isinstance(results, api.Unfinished):
         print(f"report: {workdir / 'report' / 'report.md'}")
         print(format_summary(results))
-    elif results.told_to_end:
+    elif results.preempted:
         return _stopped(arguments.resume)
     else:
         print(f"this shard is done; the report comes with the last of the {results.runs} runs left to others")
@@ -185,6 +185,6 @@ def _print_evaluation(run: "Run", result: "Evaluation") -> None:
 
 
 def _stopped(resumed: bool) -> int:
-    """Says how a run that was told to end goes on; returns the exit code."""
+    """Says how a run that was preempted goes on; returns the exit code."""
     print("stopped; resume with:", shlex.join(["dslstm", *sys.argv[1:], *([] if resumed else ["--resume"])]))
     return 0

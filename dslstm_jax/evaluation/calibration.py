@@ -79,7 +79,7 @@ def calibrate(run: RunFolder, dataset: Dataset, parallel: Parallel) -> float | N
     result = evaluate(run.selected_by or run, dataset, "validation", parallel)
     temperature = fit_temperature(result.probabilities, result.truths)
     sides = {"before": result.probabilities, "after": with_temperature(result.probabilities, temperature)}
-    if parallel.leads:
+    if parallel.is_main:
         speakers = (run.selected_by or run).read_folds()["validation"]["speakers"]
         of_speakers = f" of speakers {', '.join(speakers)}" if speakers else ""
         values = {

@@ -71,7 +71,7 @@ class _Job:
 class Unfinished:
     """A cross-validation some of whose runs are left to do; the others are saved."""
 
-    told_to_end: bool
+    preempted: bool
     """Whether this process was; if not, it has done its shard."""
     runs: int
     """How many are left."""
@@ -123,15 +123,15 @@ def crossvalidate(
     # Another shard may have begun the folder.
     _begin(path, config, dataset, own, seeds, resume or shares > 1, parallel)
     throughput = Throughput("vmap" if vmap else "one by one")
-    with parallel.told_to_stop() as told_to_stop, _displays(own, console, throughput) as displays:
+    with parallel.watch_preemption() as preempted, _displays(own, console, throughput) as displays:
         left = [(job, display) for job, display in zip(own, displays, strict=True) if not job.finished]
-        for job, display in _train(left, vmap, parallel, throughput, told_to_stop):
+        for job, display in _train(left, vmap, parallel, throughput, preempted):
             _test(job, display, parallel, tested)
-    told_to_end = any(not job.finished for job in own)
-    if throughput.utterances and not told_to_end:
+    stopped = any(not job.finished for job in own)
+    if throughput.utterances and not stopped:
         console.print(throughput.describe(), highlight=False, soft_wrap=True)
     if runs := sum(not job.finished for job in jobs):
-        return Unfinished(told_to_end, runs)
+        return Unfinished(stopped, runs)
     outcomes, sides = [_outcome(job) for job in jobs], [job.folds for job in jobs[::seeds]]
     measured = throughput if throughput.utterances else None
     return summarize(dataset.corpus, sides, outcomes, config, describe_environment(), measured)
@@ -167,7 +167,7 @@ def _begin(
         kept = {name: value for name, value in begun.items() if name != "seeds"}
         # Read as a config, it has the settings that there were not yet when it was begun.
         check_same_settings(path, {**to_dict(from_dict(kept, str(file))), "seeds": begun["seeds"]}, settings)
-    elif parallel.leads:
+    elif parallel.is_main:
         if file.exists():
             raise RunError(f"{path} holds a cross-validation already; go on with --resume or give another --workdir")
         if (path / "config.json").exists():
@@ -186,11 +186,11 @@ def _train(
     vmap: bool,
     parallel: Parallel,
     throughput: Throughput,
-    told_to_stop: Callable[[], bool],
+    preempted: Callable[[], bool],
 ) -> Iterator[tuple[_Job, Display]]:
-    """Yields each job that is trained, to be tested; ends early if we are told to stop."""
+    """Yields each job that is trained, to be tested; ends early where this process is preempted."""
     for group in [left] if vmap else [[one] for one in left]:
-        if told_to_stop():
+        if preempted():
             return
         own = [display for _, display in group]
         try:
@@ -198,11 +198,9 @@ def _train(
                 with throughput.measuring():
                     if vmap:
                         runs, datasets = zip(*stage, strict=True)
-                        on = fit_in_lockstep(
-                            runs, datasets, parallel=parallel, displays=own, told_to_stop=told_to_stop
-                        )
+                        on = fit_in_lockstep(runs, datasets, parallel=parallel, displays=own, preempted=preempted)
                     else:
-                        on = fit(*stage[0], parallel=parallel, display=own[0], told_to_stop=told_to_stop)
+                        on = fit(*stage[0], parallel=parallel, display=own[0], preempted=preempted)
                 if not on:
                     return
         except RunError as error:
@@ -221,7 +219,7 @@ def _test(
     temperature = calibrate(run, job.dataset, parallel)
     result = evaluate(run, job.dataset, "test", parallel)
     display.tell(f"test WA={result.wa:.4f} UA={result.ua:.4f} ({result.protocol})")
-    if parallel.leads:
+    if parallel.is_main:
         tested(run, job.dataset, result)
         predictions = {
             "epoch": result.epoch,

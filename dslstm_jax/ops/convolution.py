@@ -118,16 +118,18 @@ def _pool_forward(
     return outputs, (first, x)
 
 
-def _pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//2 D"]) -> tuple[Any, ...]:
+def _pool_backward(saved: Any, grad_outputs: Float[Array, "B U//2 G//2 D"]) -> tuple[Any, ...]:
     first, x = saved
     rows, time, frequency, channels = first.shape
     windows = np.zeros((2, 1, 2, 1), np.uint8)
     for phase, (t, f) in enumerate(PHASES):
         windows[t, 0, f] = phase
     chosen = first[:, :, None, :, None] == windows[None, None]
-    of_even = jnp.where(chosen, of_outputs[:, :, None, :, None], 0).reshape(rows, 2 * time, 2 * frequency, channels)
-    of_x = jnp.pad(of_even, [(0, size - even) for size, even in zip(x.shape, of_even.shape, strict=True)])
-    return of_x, jnp.where(first < CLOSED, of_outputs, 0).sum((0, 1, 2)), None
+    grad_even = jnp.where(chosen, grad_outputs[:, :, None, :, None], 0).reshape(
+        rows, 2 * time, 2 * frequency, channels
+    )
+    grad_x = jnp.pad(grad_even, [(0, size - even) for size, even in zip(x.shape, grad_even.shape, strict=True)])
+    return grad_x, jnp.where(first < CLOSED, grad_outputs, 0).sum((0, 1, 2)), None
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
@@ -176,7 +178,7 @@ def _convolve_and_pool_forward(
     return outputs, (padded, kernel, first)
 
 
-def _convolve_and_pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//2 D"]) -> tuple[Any, ...]:
+def _convolve_and_pool_backward(saved: Any, grad_outputs: Float[Array, "B U//2 G//2 D"]) -> tuple[Any, ...]:
     padded, kernel, first = saved
     *sizes, channels = kernel.shape
 
@@ -185,24 +187,24 @@ def _convolve_and_pool_backward(saved: Any, of_outputs: Float[Array, "B U//2 G//
         phases = jnp.stack(_phases(_patches(row, sizes)), axis=1)
         return phases.reshape(phases.shape[0], -1)
 
-    def spread(first: UInt8[Array, "U//2 G//2 D"], of_row: Float[Array, "U//2 G//2 D"]) -> Float[Array, "4*P D"]:
+    def spread(first: UInt8[Array, "U//2 G//2 D"], grad_row: Float[Array, "U//2 G//2 D"]) -> Float[Array, "4*P D"]:
         """The gradient of the convolution, phase by phase."""
         chosen = first.reshape(1, -1, channels) == jnp.arange(len(PHASES), dtype=jnp.uint8)[:, None, None]
-        return jnp.where(chosen, of_row.reshape(1, -1, channels), 0).reshape(-1, channels)
+        return jnp.where(chosen, grad_row.reshape(1, -1, channels), 0).reshape(-1, channels)
 
-    def of_weights(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "K+1 D"]:
+    def grad_weights(row: Float[Array, "T+ F+"], first: Any, grad_row: Any) -> Float[Array, "K+1 D"]:
         """The gradients of the kernel and, by a patch of ones, of the shift."""
         patches = under_kernel(row)
-        return jnp.concatenate([patches, jnp.ones_like(patches[:1])]) @ spread(first, of_row)
+        return jnp.concatenate([patches, jnp.ones_like(patches[:1])]) @ spread(first, grad_row)
 
-    def of_inputs(row: Float[Array, "T+ F+"], first: Any, of_row: Any) -> Float[Array, "T+ F+"]:
-        of_patches = kernel.reshape(-1, channels) @ spread(first, of_row).T
-        return jax.linear_transpose(under_kernel, row)(of_patches)[0]
+    def grad_inputs(row: Float[Array, "T+ F+"], first: Any, grad_row: Any) -> Float[Array, "T+ F+"]:
+        grad_patches = kernel.reshape(-1, channels) @ spread(first, grad_row).T
+        return jax.linear_transpose(under_kernel, row)(grad_patches)[0]
 
-    gradients = row_by_row(of_weights, padded, first, of_outputs).sum(0)
+    gradients = row_by_row(grad_weights, padded, first, grad_outputs).sum(0)
     # A loop of its own, which the compiler drops where nobody asks for the gradient of the spectrogram.
-    of_padded = row_by_row(of_inputs, padded, first, of_outputs)
-    return of_padded, gradients[:-1].reshape(kernel.shape), gradients[-1], None
+    grad_padded = row_by_row(grad_inputs, padded, first, grad_outputs)
+    return grad_padded, gradients[:-1].reshape(kernel.shape), gradients[-1], None
 
 
 _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backward)
@@ -255,14 +257,14 @@ def _convolve_by_products(x: Float[Array, "B T F C"], kernel: Float[Array, "t f 
     *sizes, channels, to_channels = kernel.shape
     matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
 
-    def of_row(row: Float[Array, "T F C"]) -> Float[Array, "U G D"]:
+    def convolve_row(row: Float[Array, "T F C"]) -> Float[Array, "U G D"]:
         wide = wide_type(x.dtype)
         products = jnp.dot(row.reshape(-1, channels), matrix, preferred_element_type=wide)
         products = products.reshape(1, *row.shape[:2], -1, to_channels)
         taps = _taps(_pad(products, _edges(sizes)), sizes)
         return reduce(operator.add, (tap[0, :, :, place] for place, tap in enumerate(taps))).astype(x.dtype)
 
-    return lax.map(of_row, x)
+    return lax.map(convolve_row, x)
 
 
 @jax.custom_vjp
@@ -276,29 +278,29 @@ def _convolve_forward(x: Float[Array, "B T F C"], kernel: Float[Array, "t f C D"
     return outputs, (x, kernel)
 
 
-def _convolve_backward(saved: Any, of_outputs: Float[Array, "B U G D"]) -> tuple[Any, ...]:
+def _convolve_backward(saved: Any, grad_outputs: Float[Array, "B U G D"]) -> tuple[Any, ...]:
     x, kernel = saved
     *sizes, channels, to_channels = kernel.shape
 
-    def of_row(row: Float[Array, "T F C"], of_output: Float[Array, "U G D"]) -> Float[Array, "C K*D"]:
+    def kernel_of_row(row: Float[Array, "T F C"], grad_output: Float[Array, "U G D"]) -> Float[Array, "C K*D"]:
         """The product of the row and the gradient, which is shifted back under each tap."""
         padded = _pad(
-            of_output[None],
+            grad_output[None],
             [(size - 1 - edge, size - 1 - edge) for size, (edge, _) in zip(sizes, _edges(sizes), strict=True)],
         )
         shifted = jnp.stack(_taps(padded, sizes)[::-1], axis=-2)
         return row.reshape(-1, channels).T @ shifted.reshape(row.shape[0] * row.shape[1], -1)
 
-    def of_kernel_by_products(x: Float[Array, "B T F C"], of_outputs: Any) -> Float[Array, "t f C D"]:
-        of_rows = lax.map(lambda row: of_row(*row), (x, of_outputs))
-        return of_rows.sum(0).reshape(channels, *sizes, to_channels).transpose(1, 2, 0, 3)
+    def grad_kernel_by_products(x: Float[Array, "B T F C"], grad_outputs: Any) -> Float[Array, "t f C D"]:
+        grad_rows = lax.map(lambda row: kernel_of_row(*row), (x, grad_outputs))
+        return grad_rows.sum(0).reshape(channels, *sizes, to_channels).transpose(1, 2, 0, 3)
 
-    def of_kernel_plainly(x: Float[Array, "B T F C"], of_outputs: Any) -> Float[Array, "t f C D"]:
-        return jax.linear_transpose(lambda kernel: _convolve_plainly(x, kernel), kernel)(of_outputs)[0]
+    def grad_kernel_plainly(x: Float[Array, "B T F C"], grad_outputs: Any) -> Float[Array, "t f C D"]:
+        return jax.linear_transpose(lambda kernel: _convolve_plainly(x, kernel), kernel)(grad_outputs)[0]
 
-    (of_x,) = jax.linear_transpose(lambda x: _convolve_plainly(x, kernel), x)(of_outputs)
-    of_kernel = lax.platform_dependent(x, of_outputs, cpu=of_kernel_by_products, default=of_kernel_plainly)
-    return of_x, of_kernel
+    (grad_x,) = jax.linear_transpose(lambda x: _convolve_plainly(x, kernel), x)(grad_outputs)
+    grad_kernel = lax.platform_dependent(x, grad_outputs, cpu=grad_kernel_by_products, default=grad_kernel_plainly)
+    return grad_x, grad_kernel
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

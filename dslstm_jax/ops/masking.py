@@ -60,7 +60,7 @@ def reverse_frames(values: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> F
 
 reverse_frames.defvjp(
     lambda values, mask: (reverse_frames(values, mask), mask),
-    lambda mask, of_outputs: (reverse_frames(of_outputs, mask), None),
+    lambda mask, grad_outputs: (reverse_frames(grad_outputs, mask), None),
 )
 
 

@@ -175,9 +175,9 @@ def _recur_forward(
 def _recur_backward(
     norm: Norm, train: bool, axis_name: str | None, unroll: int, saved: Any, cotangents: Any
 ) -> tuple[Any, ...]:
-    """Gradients of (weights, x, y, mask, running, initial); `of_x` is the gradient of x."""
+    """Gradients of (weights, x, y, mask, running, initial)."""
     weights, x, y, mask, initial, trace = saved
-    of_hidden, of_final, of_moments = cotangents
+    grad_hidden, grad_final, grad_moments = cotangents
     kernels = jnp.split(weights.recurrent_kernel, [4 * initial.hidden.shape[-1]], axis=-1)
     # Transposed once: a product with a kernel that it has to transpose itself takes a CPU longer.
     gates_kernel, candidates_kernel = lax.optimization_barrier([kernel.T.astype(x.dtype) for kernel in kernels])
@@ -186,24 +186,24 @@ def _recur_backward(
         jnp.concatenate([initial.cell[None], trace.cell[:-1]]),
     )
 
-    def undo_batch(raw: Any, of_normalized: Any, moments: Moments, of_statistics: Statistics) -> tuple[Any, ...]:
+    def undo_batch(raw: Any, grad_normalized: Any, moments: Moments, grad_statistics: Statistics) -> tuple[Any, ...]:
         """Gradients of the gates before the batch's normalization, its statistics, scale and shift."""
         (mean, variance), count = moments
-        of_mean, of_variance = of_statistics
+        grad_mean, grad_variance = grad_statistics
         scale, inverse, centered = weights.gate_scale, lax.rsqrt(variance + EPSILON), raw - mean[None]
-        of_shift = of_normalized.sum(0)
-        of_factor = (of_normalized * centered).sum(0)
-        of_mean = of_mean - scale * inverse * of_shift
-        of_variance = of_variance - scale * inverse**3 * of_factor / 2
-        of_raw = of_normalized * (scale * inverse)[None]
+        grad_shift = grad_normalized.sum(0)
+        grad_factor = (grad_normalized * centered).sum(0)
+        grad_mean = grad_mean - scale * inverse * grad_shift
+        grad_variance = grad_variance - scale * inverse**3 * grad_factor / 2
+        grad_raw = grad_normalized * (scale * inverse)[None]
         if train:
-            of_both = jnp.concatenate([of_mean, of_variance])
-            of_mean, of_variance = jnp.split(sum_over_devices(of_both, axis_name) / jnp.maximum(count, 1), 2)
-            of_raw = of_raw + of_mean[None] + 2 * centered * of_variance[None]
-        return of_raw, Statistics(of_mean, of_variance), of_factor * inverse, of_shift
+            grad_both = jnp.concatenate([grad_mean, grad_variance])
+            grad_mean, grad_variance = jnp.split(sum_over_devices(grad_both, axis_name) / jnp.maximum(count, 1), 2)
+            grad_raw = grad_raw + grad_mean[None] + 2 * centered * grad_variance[None]
+        return grad_raw, Statistics(grad_mean, grad_variance), grad_factor * inverse, grad_shift
 
-    def step(of_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
-        of_output, frame, previous_cell, of_statistics, valid = inputs
+    def step(grad_state: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, ...]]:
+        grad_output, frame, previous_cell, grad_statistics, valid = inputs
         _, cell, raw, candidates, moments = frame
         if norm in REMEMBERING:
             normalized = normalize(raw, moments.statistics, weights.gate_scale, weights.gate_shift)
@@ -212,49 +212,51 @@ def _recur_backward(
         f, i_time, o, i_frequency = jnp.split(normalized, 4, axis=-1)
         c_time, c_frequency = jnp.split(candidates, 2, axis=-1)
         squashed, rows = jnp.tanh(cell), valid[:, None]
-        of_hidden = of_state.hidden + of_output
-        of_cell = of_state.cell + of_hidden * o * (1 - squashed**2)
-        of_normalized = jnp.concatenate(
-            [of_cell * previous_cell, of_cell * c_time, of_hidden * squashed, of_cell * c_frequency], axis=-1
+        grad_hidden = grad_state.hidden + grad_output
+        grad_cell = grad_state.cell + grad_hidden * o * (1 - squashed**2)
+        grad_normalized = jnp.concatenate(
+            [grad_cell * previous_cell, grad_cell * c_time, grad_hidden * squashed, grad_cell * c_frequency], axis=-1
         )
-        of_normalized = jnp.where(rows, of_normalized, 0)
+        grad_normalized = jnp.where(rows, grad_normalized, 0)
         if norm in REMEMBERING:
-            of_raw, of_running, of_scale, of_shift = undo_batch(raw, of_normalized, moments, of_statistics)
+            grad_raw, grad_running, grad_scale, grad_shift = undo_batch(
+                raw, grad_normalized, moments, grad_statistics
+            )
         else:
-            of_running, (of_raw, of_scale, of_shift) = None, undo(of_normalized)
-        of_gates = jnp.where(rows, of_raw * raw * (1 - raw), 0)
-        of_candidates = jnp.concatenate([of_cell * i_time, of_cell * i_frequency], axis=-1)
-        of_candidates = jnp.where(rows, of_candidates * (1 - candidates**2), 0)
-        of_previous = LSTMState(
-            product(of_gates.astype(x.dtype), gates_kernel)
-            + product(of_candidates.astype(x.dtype), candidates_kernel),
-            of_cell * f,
+            grad_running, (grad_raw, grad_scale, grad_shift) = None, undo(grad_normalized)
+        grad_gates = jnp.where(rows, grad_raw * raw * (1 - raw), 0)
+        grad_candidates = jnp.concatenate([grad_cell * i_time, grad_cell * i_frequency], axis=-1)
+        grad_candidates = jnp.where(rows, grad_candidates * (1 - candidates**2), 0)
+        grad_previous = LSTMState(
+            product(grad_gates.astype(x.dtype), gates_kernel)
+            + product(grad_candidates.astype(x.dtype), candidates_kernel),
+            grad_cell * f,
         )
-        of_previous = keep_state_at_padding(valid, of_previous, LSTMState(of_hidden, of_state.cell))
-        return of_previous, (of_gates, of_candidates, of_running, of_scale, of_shift)
+        grad_previous = keep_state_at_padding(valid, grad_previous, LSTMState(grad_hidden, grad_state.cell))
+        return grad_previous, (grad_gates, grad_candidates, grad_running, grad_scale, grad_shift)
 
-    of_statistics = None if of_moments is None else of_moments.statistics
-    inputs = (of_hidden, trace, before.cell, of_statistics, mask)
-    of_initial, of_frames = lax.scan(step, of_final, inputs, reverse=True, unroll=unroll)
-    of_gates, of_candidates, of_running, of_scale, of_shift = of_frames
-    of_time, of_frequency = jnp.split(of_candidates, 2, axis=-1)
-    of_from_x, of_from_y = (jnp.concatenate([of_gates, a], axis=-1) for a in (of_time, of_frequency))
+    grad_statistics = None if grad_moments is None else grad_moments.statistics
+    inputs = (grad_hidden, trace, before.cell, grad_statistics, mask)
+    grad_initial, grad_frames = lax.scan(step, grad_final, inputs, reverse=True, unroll=unroll)
+    grad_gates, grad_candidates, grad_running, grad_scale, grad_shift = grad_frames
+    grad_time, grad_frequency = jnp.split(grad_candidates, 2, axis=-1)
+    grad_from_x, grad_from_y = (jnp.concatenate([grad_gates, a], axis=-1) for a in (grad_time, grad_frequency))
     hidden = before.hidden.astype(x.dtype)
-    of_weights = DSLSTMWeights(
-        x_kernel=kernel_gradient(x, of_from_x),
-        y_kernel=kernel_gradient(y, of_from_y),
+    grad_weights = DSLSTMWeights(
+        x_kernel=kernel_gradient(x, grad_from_x),
+        y_kernel=kernel_gradient(y, grad_from_y),
         recurrent_kernel=jnp.concatenate(
-            [kernel_gradient(hidden, of_gates), kernel_gradient(hidden, of_candidates)], axis=-1
+            [kernel_gradient(hidden, grad_gates), kernel_gradient(hidden, grad_candidates)], axis=-1
         ),
-        bias=jnp.concatenate([of_gates.sum((0, 1)), of_candidates.sum((0, 1))]),
-        gate_scale=jax.tree.map(partial(jnp.sum, axis=0), of_scale),
-        gate_shift=jax.tree.map(partial(jnp.sum, axis=0), of_shift),
+        bias=jnp.concatenate([grad_gates.sum((0, 1)), grad_candidates.sum((0, 1))]),
+        gate_scale=jax.tree.map(partial(jnp.sum, axis=0), grad_scale),
+        gate_shift=jax.tree.map(partial(jnp.sum, axis=0), grad_shift),
         output_scale=jax.tree.map(jnp.zeros_like, weights.output_scale),
         output_shift=jax.tree.map(jnp.zeros_like, weights.output_shift),
     )
-    of_x = product(of_from_x.astype(x.dtype), weights.x_kernel.T).astype(x.dtype)
-    of_y = product(of_from_y.astype(y.dtype), weights.y_kernel.T).astype(y.dtype)
-    return of_weights, of_x, of_y, None, None if train else of_running, of_initial
+    grad_x = product(grad_from_x.astype(x.dtype), weights.x_kernel.T).astype(x.dtype)
+    grad_y = product(grad_from_y.astype(y.dtype), weights.y_kernel.T).astype(y.dtype)
+    return grad_weights, grad_x, grad_y, None, None if train else grad_running, grad_initial
 
 
 _recur.defvjp(_recur_forward, _recur_backward)

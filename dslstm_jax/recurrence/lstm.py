@@ -117,42 +117,44 @@ def _run_forward(
 
 
 def _run_backward(unroll: int, saved: Any, cotangents: Any) -> tuple[Any, ...]:
-    """Gradients of (weights, x, valid, initial, factors); `of_x` is the gradient of x."""
-    (weights, x, valid, factors, traces), (of_outputs, of_final) = saved, cotangents
+    """Gradients of (weights, x, valid, initial, factors)."""
+    (weights, x, valid, factors, traces), (grad_outputs, grad_final) = saved, cotangents
     kernels = [weights[0].recurrent_kernel] + [jnp.concatenate(layer[:2]) for layer in weights[1:]]
 
-    def step(of_states: tuple[LSTMState, ...], inputs: Any) -> Any:
-        of_output, valid, traces = inputs
-        *of_hiddens, of_last = (of_state.hidden for of_state in of_states)
-        of_hiddens.append(of_last + of_output.astype(of_last.dtype))
-        of_previous, of_below, of_gates = [], [], []
-        for layer, (of_hidden, of_state, trace) in enumerate(zip(of_hiddens, of_states, traces, strict=True)):
+    def step(grad_states: tuple[LSTMState, ...], inputs: Any) -> Any:
+        grad_output, valid, traces = inputs
+        *grad_hiddens, grad_last = (grad_state.hidden for grad_state in grad_states)
+        grad_hiddens.append(grad_last + grad_output.astype(grad_last.dtype))
+        grad_previous, grad_below, grad_gates = [], [], []
+        for layer, (grad_hidden, grad_state, trace) in enumerate(zip(grad_hiddens, grad_states, traces, strict=True)):
             rows = valid[:, layer, None]
-            of_frame, of_cell = frame_gradient(trace.gates, trace.cell, LSTMState(of_hidden, of_state.cell))
-            of_gates.append(jnp.where(rows, of_frame, 0).astype(x.dtype))
-            of_read = product(of_gates[-1], kernels[layer].T)
-            split = of_read.shape[-1] - of_hidden.shape[-1]
-            of_below.append(of_read[:, :split])
-            of_previous.append(
-                LSTMState(jnp.where(rows, of_read[:, split:], of_hidden), jnp.where(rows, of_cell, of_state.cell))
+            grad_frame, grad_cell = frame_gradient(trace.gates, trace.cell, LSTMState(grad_hidden, grad_state.cell))
+            grad_gates.append(jnp.where(rows, grad_frame, 0).astype(x.dtype))
+            grad_read = product(grad_gates[-1], kernels[layer].T)
+            split = grad_read.shape[-1] - grad_hidden.shape[-1]
+            grad_below.append(grad_read[:, :split])
+            grad_previous.append(
+                LSTMState(
+                    jnp.where(rows, grad_read[:, split:], grad_hidden), jnp.where(rows, grad_cell, grad_state.cell)
+                )
             )
         # A layer's input at this tick is the lower one's output of the tick before.
         for layer, factor in enumerate(factors):
-            hidden = of_previous[layer].hidden + _scale(of_below[layer + 1], factor)
-            of_previous[layer] = of_previous[layer]._replace(hidden=hidden)
-        return tuple(of_previous), tuple(of_gates)
+            hidden = grad_previous[layer].hidden + _scale(grad_below[layer + 1], factor)
+            grad_previous[layer] = grad_previous[layer]._replace(hidden=hidden)
+        return tuple(grad_previous), tuple(grad_gates)
 
-    of_initial, of_gates = lax.scan(step, of_final, (of_outputs, valid, traces), reverse=True, unroll=unroll)
+    grad_initial, grad_gates = lax.scan(step, grad_final, (grad_outputs, valid, traces), reverse=True, unroll=unroll)
     read = [x] + [
         _scale(trace.hidden, factor).astype(x.dtype) for trace, factor in zip(traces, factors, strict=False)
     ]
-    of_weights = []
-    for layer, inputs, trace, of_gate in zip(weights, read, traces, of_gates, strict=True):
-        of_bias = of_gate.sum((0, 1), dtype=layer.input_bias.dtype)
-        of_kernels = kernel_gradient(inputs, of_gate), kernel_gradient(trace.hidden, of_gate)
-        of_weights.append(LSTMWeights(*of_kernels, of_bias, of_bias))
-    of_x = product(of_gates[0], weights[0].input_kernel.T).astype(x.dtype)
-    return tuple(of_weights), of_x, None, of_initial, jax.tree.map(jnp.zeros_like, factors)
+    grad_weights = []
+    for layer, inputs, trace, grad_gate in zip(weights, read, traces, grad_gates, strict=True):
+        grad_bias = grad_gate.sum((0, 1), dtype=layer.input_bias.dtype)
+        grad_kernels = kernel_gradient(inputs, grad_gate), kernel_gradient(trace.hidden, grad_gate)
+        grad_weights.append(LSTMWeights(*grad_kernels, grad_bias, grad_bias))
+    grad_x = product(grad_gates[0], weights[0].input_kernel.T).astype(x.dtype)
+    return tuple(grad_weights), grad_x, None, grad_initial, jax.tree.map(jnp.zeros_like, factors)
 
 
 _run.defvjp(_run_forward, _run_backward)

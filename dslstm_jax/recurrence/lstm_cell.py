@@ -50,25 +50,25 @@ def next_state(gates: Float[Array, "B 4*H"], cell: Float[Array, "B H"]) -> LSTMS
 
 
 def frame_gradient(
-    gates: Float[Array, "B 4*H"], cell: Float[Array, "B H"], of_state: LSTMState
+    gates: Float[Array, "B 4*H"], cell: Float[Array, "B H"], grad_state: LSTMState
 ) -> tuple[Float[Array, "B 4*H"], Float[Array, "B H"]]:
     """Gradients of a frame's gates, taken before their sigmoid or tanh, and of the cell before it.
 
     Args:
       gates: i, f, g and o of the frame.
       cell: before the frame.
-      of_state: gradient of the state after the frame.
+      grad_state: gradient of the state after the frame.
     """
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     squashed = jnp.tanh(f * cell + i * g)
-    of_cell = of_state.cell + of_state.hidden * o * (1 - squashed**2)
-    of_gates = (
-        of_cell * g * i * (1 - i),
-        of_cell * cell * f * (1 - f),
-        of_cell * i * (1 - g**2),
-        of_state.hidden * squashed * o * (1 - o),
+    grad_cell = grad_state.cell + grad_state.hidden * o * (1 - squashed**2)
+    grad_gates = (
+        grad_cell * g * i * (1 - i),
+        grad_cell * cell * f * (1 - f),
+        grad_cell * i * (1 - g**2),
+        grad_state.hidden * squashed * o * (1 - o),
     )
-    return jnp.concatenate(of_gates, axis=-1), of_cell * f
+    return jnp.concatenate(grad_gates, axis=-1), grad_cell * f
 
 
 def product(a: Float[Array, "*N K"], b: Float[Array, "K M"]) -> Float[Array, "*N M"]:
@@ -76,6 +76,6 @@ def product(a: Float[Array, "*N K"], b: Float[Array, "K M"]) -> Float[Array, "*N
     return jnp.matmul(a, b.astype(a.dtype), preferred_element_type=wide_type(a.dtype))
 
 
-def kernel_gradient(inputs: Float[Array, "S B I"], of_outputs: Float[Array, "S B K"]) -> Float[Array, "I K"]:
+def kernel_gradient(inputs: Float[Array, "S B I"], grad_outputs: Float[Array, "S B K"]) -> Float[Array, "I K"]:
     """The gradient of a kernel that all frames were multiplied by, as one product."""
-    return product(inputs.reshape(-1, inputs.shape[-1]).T, of_outputs.reshape(-1, of_outputs.shape[-1]))
+    return product(inputs.reshape(-1, inputs.shape[-1]).T, grad_outputs.reshape(-1, grad_outputs.shape[-1]))

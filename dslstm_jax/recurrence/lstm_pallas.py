@@ -177,30 +177,37 @@ def _run_forward(
 
 
 def _run_backward(saved: Any, cotangents: Any) -> tuple[Any, ...]:
-    """Gradients of (weights, x, valid, initial); `of_x` is the gradient of x."""
-    (weights, x, valid, initial, outputs, gates, cells), (of_outputs, of_final) = saved, cotangents
+    """Gradients of (weights, x, valid, initial)."""
+    (weights, x, valid, initial, outputs, gates, cells), (grad_outputs, grad_final) = saved, cotangents
 
-    def frame(kernel: Any, of_state: LSTMState, inputs: list[Any]) -> tuple[LSTMState, list[Any]]:
-        gates, cell, of_output, valid = inputs
-        of_state = of_state._replace(hidden=of_state.hidden + of_output.astype(of_state.hidden.dtype))
-        of_gates, of_cell = frame_gradient(gates, cell, of_state)
-        of_gates = jnp.where(valid > 0, of_gates, 0).astype(x.dtype)
-        return _keep(valid, LSTMState(product(of_gates, kernel[...]), of_cell), of_state), [of_gates]
+    def frame(kernel: Any, grad_state: LSTMState, inputs: list[Any]) -> tuple[LSTMState, list[Any]]:
+        gates, cell, grad_output, valid = inputs
+        grad_state = grad_state._replace(hidden=grad_state.hidden + grad_output.astype(grad_state.hidden.dtype))
+        grad_gates, grad_cell = frame_gradient(gates, cell, grad_state)
+        grad_gates = jnp.where(valid > 0, grad_gates, 0).astype(x.dtype)
+        return _keep(valid, LSTMState(product(grad_gates, kernel[...]), grad_cell), grad_state), [grad_gates]
 
-    of_initial, (of_gates,) = _scan_in_vmem(
+    grad_initial, (grad_gates,) = _scan_in_vmem(
         frame,
         "lstm_backward",
         weights.recurrent_kernel.T.astype(x.dtype),
-        of_final,
-        [gates, cells, of_outputs, valid],
+        grad_final,
+        [gates, cells, grad_outputs, valid],
         [jax.ShapeDtypeStruct(gates.shape, x.dtype)],
         reuse={0: 0} if gates.dtype == x.dtype else {},
         reverse=True,
     )
     before = jnp.concatenate([initial.hidden[None].astype(x.dtype), outputs[:-1]])
-    of_bias = of_gates.sum((0, 1), dtype=weights.input_bias.dtype)
-    of_weights = LSTMWeights(kernel_gradient(x, of_gates), kernel_gradient(before, of_gates), of_bias, of_bias)
-    return of_weights, product(of_gates, weights.input_kernel.T).astype(x.dtype), jnp.zeros_like(valid), of_initial
+    grad_bias = grad_gates.sum((0, 1), dtype=weights.input_bias.dtype)
+    grad_weights = LSTMWeights(
+        kernel_gradient(x, grad_gates), kernel_gradient(before, grad_gates), grad_bias, grad_bias
+    )
+    return (
+        grad_weights,
+        product(grad_gates, weights.input_kernel.T).astype(x.dtype),
+        jnp.zeros_like(valid),
+        grad_initial,
+    )
 
 
 _run.defvjp(_run_forward, _run_backward)

@@ -10,7 +10,7 @@ from dslstm_jax.training.trainer import Display, Trainer
 
 
 def fit(
-    run: RunFolder, dataset: Dataset, *, parallel: Parallel, display: Display, told_to_stop: Callable[[], bool]
+    run: RunFolder, dataset: Dataset, *, parallel: Parallel, display: Display, preempted: Callable[[], bool]
 ) -> bool:
     """Trains to the last epoch, from the newest checkpoint if there is one.
 
@@ -23,10 +23,10 @@ def fit(
         training.choose may say otherwise.
       parallel: the devices; where a run was stopped on others, it goes on with the same figures but for rounding.
       display: where the progress goes.
-      told_to_stop: asked after each step.
+      preempted: asked after each step whether this process is to stop.
 
     Returns:
-      Whether the last epoch was reached. If not, this process was told to stop, and all is saved.
+      Whether the last epoch was reached. If not, this process was preempted, and all is saved.
 
     Raises:
       RunError: the loss is no longer finite, or a checkpoint cannot be restored or written.
@@ -38,7 +38,7 @@ def fit(
             with trainer.epoch() as epoch:
                 for batch in epoch.batches():
                     epoch.learned(trainer.learn(batch))
-                    stop = told_to_stop()
+                    stop = preempted()
                     if epoch.left and (stop or epoch.checkpoint_due):
                         trainer.save(epoch)
                     if epoch.left and stop:

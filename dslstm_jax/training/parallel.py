@@ -147,12 +147,12 @@ class Parallel:
         return (0, 1) if self.mode == "single" else (jax.process_index(), jax.process_count())
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes what only one may write."""
         return self.share[0] == 0
 
     @contextmanager
-    def told_to_stop(self) -> Iterator[Callable[[], bool]]:
+    def watch_preemption(self) -> Iterator[Callable[[], bool]]:
         """Yields what is to be asked at each step, by all processes alike: whether SIGTERM came. They all get the
         same answer at the same step."""
         came: list[int] = []

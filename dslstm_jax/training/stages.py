@@ -36,7 +36,7 @@ def open_or_begin(path: Path, config: Config, dataset: Dataset, parallel: Parall
     parallel.wait(f"{path.name} looked at")  # by all processes, before one of them makes it
     if there and resume:
         check_resumable(open_run(path), config, labels, folds)
-    elif parallel.leads:
+    elif parallel.is_main:
         create_run(path, config, labels, folds)
     parallel.wait(f"{path.name} made")
     return open_run(path)

@@ -263,7 +263,7 @@ def _open_log(
 ) -> Iterator[Callable[[Sequence[EpochRecord]], None]]:
     """Yields what is to be called with all records after each epoch; it writes metrics.jsonl and TensorBoard events,
     in the one process that may."""
-    if not parallel.leads:
+    if not parallel.is_main:
         yield lambda _: None
         return
     from tensorboardX import SummaryWriter

@@ -169,7 +169,7 @@ def fit_in_lockstep(
     *,
     parallel: Parallel,
     displays: Sequence[Display],
-    told_to_stop: Callable[[], bool],
+    preempted: Callable[[], bool],
 ) -> bool:
     """`fit` of all runs at once on one device: each with its own seed, batches and checkpoints.
 
@@ -181,7 +181,7 @@ def fit_in_lockstep(
       datasets: each run's own.
       parallel: one device.
       displays: where each run's progress goes.
-      told_to_stop: asked after each run's step.
+      preempted: asked after each run's step whether this process is to stop.
 
     Returns:
       Whether all runs reached their last epoch. If not, all is saved.
@@ -201,7 +201,7 @@ def fit_in_lockstep(
                 trainers.append(opened.enter_context(trainer))
         lockstep = _Lockstep(trainers, parallel.devices[0], recordings)
         while not all(trainer.finished for trainer in trainers):
-            epochs, stop = _learn_one_epoch(trainers, lockstep, told_to_stop)
+            epochs, stop = _learn_one_epoch(trainers, lockstep, preempted)
             ended = {number: epoch for number, epoch in epochs.items() if not epoch.left}
             _end_epochs(trainers, ended, lockstep)
             if stop and not all(trainer.finished for trainer in trainers):
@@ -210,9 +210,9 @@ def fit_in_lockstep(
 
 
 def _learn_one_epoch(
-    trainers: Sequence[Trainer], lockstep: _Lockstep, told_to_stop: Callable[[], bool]
+    trainers: Sequence[Trainer], lockstep: _Lockstep, preempted: Callable[[], bool]
 ) -> tuple[dict[int, Epoch], bool]:
-    """One epoch of each run that is not finished, by the run's number; and whether we were told to stop, where an
+    """One epoch of each run that is not finished, by the run's number; and whether this process is preempted, where an
     epoch may have batches left."""
     stop = False
     with ExitStack() as bars:
@@ -228,7 +228,7 @@ def _learn_one_epoch(
             for number in there:
                 with _naming(trainers[number].run):
                     epochs[number].learned(totals[number])
-                stop = told_to_stop()
+                stop = preempted()
             for number in there:
                 epoch = epochs[number]
                 if epoch.left and (stop or epoch.checkpoint_due):

@@ -135,7 +135,7 @@ def make_runs(folder, settings, kinds, keep="files"):
 
 def run_together(runs, datasets, stop=lambda: False):
     displays = [display_on(QUIET)] * len(runs)
-    return fit_in_lockstep(runs, datasets, parallel=SINGLE, displays=displays, told_to_stop=stop)
+    return fit_in_lockstep(runs, datasets, parallel=SINGLE, displays=displays, preempted=stop)
 
 
 def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_checkpoints(quick, tmp_path):
@@ -143,7 +143,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
     alone, datasets = make_runs(tmp_path / "alone", quick, kinds)
     assert len({len(dataset.split.train) for dataset in datasets}) > 1
     for run, dataset in zip(alone, datasets, strict=True):
-        assert fit(run, dataset, parallel=SINGLE, display=display_on(QUIET), told_to_stop=lambda: False)
+        assert fit(run, dataset, parallel=SINGLE, display=display_on(QUIET), preempted=lambda: False)
     together, _ = make_runs(tmp_path / "together", quick, kinds, keep="device")
     asked = []
     # Stopped in the first epoch, at another batch in each run.
@@ -153,7 +153,7 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
     assert run_together(together, datasets)
     mixed = [open_run(tmp_path / "mixed" / run.path.name) for run in together]
     for run, dataset in zip(mixed, datasets, strict=True):
-        assert fit(run, dataset, parallel=SINGLE, display=display_on(QUIET), told_to_stop=lambda: False)
+        assert fit(run, dataset, parallel=SINGLE, display=display_on(QUIET), preempted=lambda: False)
     for expected, *others in zip(alone, together, mixed, strict=True):
         for run in others:
             for row, same in zip(read_figures(run.path), read_figures(expected.path), strict=True):
@@ -166,4 +166,4 @@ def test_runs_together_end_as_alone_and_either_way_goes_on_with_the_others_check
 def test_several_devices_are_refused():
     two = make_parallel(ParallelConfig(mode="pmap"))
     with pytest.raises(ConfigError, match=r"--parallel\.mode single"):
-        fit_in_lockstep([], [], parallel=two, displays=[], told_to_stop=lambda: False)
+        fit_in_lockstep([], [], parallel=two, displays=[], preempted=lambda: False)
