@@ -212,7 +212,7 @@ def fit_in_lockstep(
 def _learn_one_epoch(
     trainers: Sequence[Trainer], lockstep: _Lockstep, preempted: Callable[[], bool]
 ) -> tuple[dict[int, Epoch], bool]:
-    """One epoch of each run that is not finished, by the run's number; and whether this process is preempted, where an
+    """One epoch of each run that is not finished, by the run's number; and whether this process is preempted: then an
     epoch may have batches left."""
     stop = False
     with ExitStack() as bars:
