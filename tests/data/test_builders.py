@@ -293,18 +293,20 @@ def test_kill_9_at_any_moment(tmp_path: Path, kills: int) -> None:
     takes = time.perf_counter() - began
     undisturbed = digests(tmp_path / "undisturbed" / "dslstm_emodb" / "1.0.0")
     dice = random.Random(0)
-    killed = 0
     for part in range(kills):
-        output = tmp_path / f"killed{part}"
-        process = start(output)
-        time.sleep((part + dice.random()) / kills * takes)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        output, wait = tmp_path / f"killed{part}", (part + dice.random()) / kills * takes
+        while True:
+            process = start(output)
+            time.sleep(wait)
+            process.send_signal(signal.SIGKILL)
+            if process.wait() == -signal.SIGKILL:
+                break
+            wait /= 2  # it had ended: the machine was busier when the whole was timed
+            shutil.rmtree(output)
         subprocess.run(command(root, output), check=True, capture_output=True)
         assert digests(output / "dslstm_emodb" / "1.0.0") == undisturbed
         assert [path.name for path in output.iterdir()] == ["dslstm_emodb"]
         shutil.rmtree(output)
-    assert killed > kills / 2
 
 
 @pytest.fixture
