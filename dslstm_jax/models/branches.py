@@ -139,7 +139,7 @@ def read_by_lstm(
     config: ModelConfig,
     place: int,
 ) -> tuple[Float[Array, "B T D"], States]:
-    """Runs LSTM layers from below, with dropout after each, told apart by `place` and so on.
+    """Runs LSTM layers from below, with dropout after each; `place` is the first layer's.
 
     Returns:
       The outputs of the last layer, D = H or, both ways, 2H; and the states of all.

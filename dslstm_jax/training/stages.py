@@ -25,7 +25,7 @@ def open_or_begin(path: Path, config: Config, dataset: Dataset, parallel: Parall
       path: the folder.
       config: of the run.
       dataset: its own.
-      parallel: the processes, of which one makes the folder.
+      parallel: the processes; the main one makes the folder.
       resume: go on with a run that is there; else it is refused.
 
     Raises:
